@@ -1,0 +1,264 @@
+"""Adapters: what they were made from, how, and in which pack they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import Select, delete, select
+from sqlalchemy.orm import Session
+
+from registry.catalog.chunks import chunked
+from registry.catalog.dialect import BULK, insert_new
+from registry.catalog.identifiers import complete_digest, ids_by_digest, require_ids
+from registry.catalog.models import (
+    AdapterInputRow,
+    AdapterLocationRow,
+    AdapterRow,
+    AugmentationRow,
+    BuildRow,
+    CorpusRow,
+    DocumentRow,
+    PackRow,
+    RecipeRow,
+    utc_now,
+)
+from registry.errors import IntegrityError, NotFoundError
+from registry.records import AdapterLocation, EncodedAdapter, Pack, Training
+
+# The columns are called like the fields.
+_MEASURED = [field.name for field in fields(Training)]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """All that the catalog knows of an adapter: what it was first made from, and how."""
+
+    digest: str
+    document_digest: str
+    title: str
+    augmentation_digest: str
+    recipe_digest: str
+    kind: str
+    producer: str
+    size_bytes: int
+    parameters: int
+    training: Training
+    build_id: int | None
+    created_at: datetime
+
+
+def find_adapters(session: Session, recipe_digest: str, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the adapters that ``pairs`` (document digest, augmentation digest) gave under a recipe.
+
+    By pair; pairs without an adapter, or whose adapter lies in no pack, are left out.
+    """
+    found: dict[tuple[str, str], str] = {}
+    recipe = ids_by_digest(session, RecipeRow, [recipe_digest]).get(recipe_digest)
+    for chunk in chunked(pairs):
+        wanted = set(chunk)
+        numbers = ids_by_digest(session, AugmentationRow, {augmentation for _, augmentation in wanted})
+        rows = session.execute(
+            select(DocumentRow.digest, AugmentationRow.digest, AdapterRow.digest)
+            .join(AugmentationRow, AugmentationRow.document_id == DocumentRow.id)
+            .join(AdapterInputRow, AdapterInputRow.augmentation_id == AugmentationRow.id)
+            .join(AdapterRow, AdapterRow.id == AdapterInputRow.adapter_id)
+            .where(AdapterInputRow.augmentation_id.in_(numbers.values()), AdapterInputRow.recipe_id == recipe)
+            .where(select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == AdapterRow.id).exists())
+        )
+        for document, augmentation, adapter in rows:
+            if (document, augmentation) in wanted:
+                found[document, augmentation] = adapter
+    return found
+
+
+def add_pack(session: Session, pack: Pack, adapters: Iterable[EncodedAdapter], build_id: int | None) -> None:
+    """Record a pack that lies in the store, its adapters (``data`` may be empty) and where each lies.
+
+    Adapters that are known already keep their first history; the pack becomes one more place where they lie.
+
+    Raises:
+        NotFoundError: a document, augmentation or recipe is not in the catalog.
+        IntegrityError: an adapter is not in the pack.
+    """
+    sizes = {item.adapter_digest: item.size_bytes for item in pack.adapters}
+    for chunk in chunked(adapters):
+        _add_adapters(session, chunk, sizes, pack.digest, build_id)
+    _add_pack_row(session, pack, build_id)
+
+
+def replace_packs(session: Session, new: Pack, old: Sequence[str]) -> None:
+    """Record the pack that combines the packs of the digests ``old``, and forget those.
+
+    Raises:
+        NotFoundError: an old pack or an adapter of the new one is not in the catalog.
+        IntegrityError: the new pack lacks an adapter that lies in no other pack.
+    """
+    replaced = require_ids(session, PackRow, (digest for digest in old if digest != new.digest), "pack")
+    builds = set(session.scalars(select(PackRow.build_id).where(PackRow.id.in_(replaced.values()))))
+    _add_pack_row(session, new, builds.pop() if len(builds) == 1 else None)
+    elsewhere = select(AdapterLocationRow.adapter_id).where(AdapterLocationRow.pack_id.not_in(replaced.values()))
+    lost = session.scalar(
+        select(AdapterRow.digest)
+        .join(AdapterLocationRow, AdapterLocationRow.adapter_id == AdapterRow.id)
+        .where(AdapterLocationRow.pack_id.in_(replaced.values()), AdapterRow.id.not_in(elsewhere))
+        .limit(1)
+    )
+    if lost is not None:
+        raise IntegrityError(f"pack {new.digest} lacks adapter {lost}, so the packs it combines cannot be forgotten")
+    for number in replaced.values():
+        inside = delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number)
+        session.execute(inside, execution_options=BULK)
+        session.execute(delete(PackRow).where(PackRow.id == number), execution_options=BULK)
+
+
+def locate(session: Session, adapter_digests: Iterable[str]) -> dict[str, AdapterLocation]:
+    """Return where adapters lie, by digest.
+
+    Raises:
+        NotFoundError: some are unknown or lie in no pack (the message names one).
+    """
+    wanted = set(adapter_digests)
+    found: dict[str, AdapterLocation] = {}
+    for chunk in chunked(wanted):
+        rows = session.execute(_locations().where(AdapterRow.digest.in_(chunk)).order_by(PackRow.id))
+        for digest, pack, offset, size in rows:
+            found.setdefault(digest, AdapterLocation(digest, pack, offset, size))
+    if len(found) < len(wanted):
+        missing = sorted(wanted - found.keys())
+        more = f" (nor do {len(missing) - 1} others)" if len(missing) > 1 else ""
+        raise NotFoundError(f"adapter {missing[0]} lies in no pack{more}", hint="pragreg build makes it again")
+    return found
+
+
+def packs_of_build(session: Session, build_id: int) -> list[Pack]:
+    """Return the packs that a build wrote, in order of creation."""
+    query = select(PackRow.id, PackRow.digest, PackRow.size_bytes)
+    return _packs(session, query.where(PackRow.build_id == build_id))
+
+
+def packs_of_corpus(session: Session, corpus: str, *, below_bytes: int) -> list[Pack]:
+    """Return the packs smaller than ``below_bytes`` that builds of a corpus wrote, whichever way those ended."""
+    builds = select(BuildRow.id).join(CorpusRow, CorpusRow.id == BuildRow.corpus_id).where(CorpusRow.name == corpus)
+    small = select(PackRow.id, PackRow.digest, PackRow.size_bytes).where(PackRow.size_bytes < below_bytes)
+    return _packs(session, small.where(PackRow.build_id.in_(builds)))
+
+
+def _packs(session: Session, query: Select[int, str, int]) -> list[Pack]:
+    packs: list[Pack] = []
+    for number, digest, size in session.execute(query.order_by(PackRow.id)).all():
+        inside = session.execute(
+            _locations().where(AdapterLocationRow.pack_id == number).order_by(AdapterLocationRow.offset)
+        )
+        packs.append(Pack(digest, size, tuple(AdapterLocation(*row) for row in inside)))
+    return packs
+
+
+def pack_digests(session: Session) -> set[str]:
+    """Return the digests of all packs."""
+    return set(session.scalars(select(PackRow.digest)))
+
+
+def forget_packs(session: Session, digests: Iterable[str]) -> None:
+    """Forget packs whose bytes are gone; their adapters stay known, but lie in those packs no more."""
+    for number in ids_by_digest(session, PackRow, digests).values():
+        session.execute(delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number))
+        session.execute(delete(PackRow).where(PackRow.id == number))
+
+
+def resolve_adapter(session: Session, prefix: str) -> AdapterRecord:
+    """Return the adapter whose digest begins with ``prefix``.
+
+    Raises:
+        NotFoundError: there is none, or there are several.
+    """
+    digest = complete_digest(session, AdapterRow.digest, prefix, "adapter")
+    row, document, title, augmentation, recipe = session.execute(
+        select(AdapterRow, DocumentRow.digest, DocumentRow.title, AugmentationRow.digest, RecipeRow.digest)
+        .join(DocumentRow, DocumentRow.id == AdapterRow.document_id)
+        .join(AugmentationRow, AugmentationRow.id == AdapterRow.augmentation_id)
+        .join(RecipeRow, RecipeRow.id == AdapterRow.recipe_id)
+        .where(AdapterRow.digest == digest)
+    ).one()
+    return AdapterRecord(
+        digest=row.digest,
+        document_digest=document,
+        title=title,
+        augmentation_digest=augmentation,
+        recipe_digest=recipe,
+        kind=row.kind,
+        producer=row.producer,
+        size_bytes=row.size_bytes,
+        parameters=row.parameters,
+        training=Training(**{name: getattr(row, name) for name in _MEASURED}),
+        build_id=row.build_id,
+        created_at=row.created_at,
+    )
+
+
+def _add_adapters(
+    session: Session, adapters: Sequence[EncodedAdapter], sizes: dict[str, int], pack: str, build_id: int | None
+) -> None:
+    documents = require_ids(session, DocumentRow, (item.document_digest for item in adapters), "document")
+    augmentations = require_ids(
+        session, AugmentationRow, (item.augmentation_digest for item in adapters), "augmentation"
+    )
+    recipes = require_ids(session, RecipeRow, (item.recipe_digest for item in adapters), "recipe")
+    now = utc_now()
+    rows = []
+    for item in adapters:
+        if item.digest not in sizes:
+            raise IntegrityError(f"adapter {item.digest} is not in pack {pack}")
+        rows.append(
+            {
+                "digest": item.digest,
+                "document_id": documents[item.document_digest],
+                "augmentation_id": augmentations[item.augmentation_digest],
+                "recipe_id": recipes[item.recipe_digest],
+                "build_id": build_id,
+                "kind": "lora",
+                "producer": "trained",
+                "size_bytes": sizes[item.digest],
+                "parameters": item.parameters,
+                **{name: getattr(item.training, name) for name in _MEASURED},
+                "created_at": now,
+            }
+        )
+    insert_new(session, AdapterRow, rows)
+    numbers = ids_by_digest(session, AdapterRow, (item.digest for item in adapters))
+    inputs = [
+        {
+            "augmentation_id": augmentations[item.augmentation_digest],
+            "recipe_id": recipes[item.recipe_digest],
+            "adapter_id": numbers[item.digest],
+        }
+        for item in adapters
+    ]
+    insert_new(session, AdapterInputRow, inputs)
+
+
+def _add_pack_row(session: Session, pack: Pack, build_id: int | None) -> None:
+    row = {"digest": pack.digest, "size_bytes": pack.size_bytes, "build_id": build_id, "created_at": utc_now()}
+    insert_new(session, PackRow, [row])
+    number = ids_by_digest(session, PackRow, [pack.digest])[pack.digest]
+    for chunk in chunked(pack.adapters):
+        adapters = require_ids(session, AdapterRow, (item.adapter_digest for item in chunk), "adapter")
+        locations = [
+            {
+                "adapter_id": adapters[item.adapter_digest],
+                "pack_id": number,
+                "offset": item.offset,
+                "size_bytes": item.size_bytes,
+            }
+            for item in chunk
+        ]
+        insert_new(session, AdapterLocationRow, locations)
+
+
+def _locations() -> Select[str, str, int, int]:
+    return (
+        select(AdapterRow.digest, PackRow.digest, AdapterLocationRow.offset, AdapterLocationRow.size_bytes)
+        .join(AdapterLocationRow, AdapterLocationRow.adapter_id == AdapterRow.id)
+        .join(PackRow, PackRow.id == AdapterLocationRow.pack_id)
+    )

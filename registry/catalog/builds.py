@@ -1,0 +1,277 @@
+"""Builds: one at a time for a corpus, with staging rows for what they have read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Literal
+
+from sqlalchemy import Select, delete, distinct, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from registry.catalog.chunks import KEYS, chunked
+from registry.catalog.dialect import BULK, insert_new
+from registry.catalog.documents import documents_by_id
+from registry.catalog.identifiers import ids_by_digest
+from registry.catalog.models import (
+    BuildAdapterRow,
+    BuildItemRow,
+    BuildRow,
+    CorpusRow,
+    DocumentRow,
+    SourceRow,
+    utc_now,
+)
+from registry.catalog.names import check_corpus_name
+from registry.catalog.recipes import recipe_id
+from registry.errors import BusyError, NotFoundError, UsageError
+from registry.records import PlacedDocument, StagedDocument
+
+DEFAULT_LANGUAGE = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedCounts:
+    """What a running build has read: distinct documents, their places, the sources."""
+
+    documents: int
+    places: int
+    sources: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCounts:
+    """What a build did.
+
+    ``reused`` and ``trained`` count adapters, ``skipped`` invalid inputs, ``without_augmentation`` documents encoded
+    from their own text only; ``size_bytes`` are the bytes of adapters written.
+    """
+
+    sources: int = 0
+    documents: int = 0
+    places: int = 0
+    reused: int = 0
+    trained: int = 0
+    skipped: int = 0
+    without_augmentation: int = 0
+    size_bytes: int = 0
+
+
+def begin_build(
+    session: Session,
+    corpus: str,
+    *,
+    recipe_digest: str,
+    who: str,
+    host: str,
+    pid: int,
+    is_alive: Callable[[str, int], bool],
+    message: str = "",
+    language: str | None = None,
+) -> int:
+    """Begin a build of ``corpus``, which is created if it is new, and return the build's number.
+
+    A build that is marked as running but whose process is gone (``is_alive(host, pid)``) is marked as interrupted.
+    ``language`` (ISO 639-1) is the corpus' for good once it is created; None means the corpus' own, or English.
+
+    Raises:
+        BusyError: another process is building this corpus.
+        NotFoundError: the recipe is not in the catalog.
+        UsageError: the corpus cannot have that name, or has another language.
+    """
+    check_corpus_name(corpus)
+    recipe = recipe_id(session, recipe_digest)
+    number = _lock_corpus(session, corpus, language)
+    _end_dead_builds(session, corpus, number, is_alive)
+    _clear_staging(session, select(BuildRow.id).where(BuildRow.corpus_id == number))
+    result = session.execute(
+        insert(BuildRow)
+        .values(
+            corpus_id=number,
+            recipe_id=recipe,
+            message=message,
+            who=who,
+            host=host,
+            pid=pid,
+            status="running",
+            started_at=utc_now(),
+        )
+        .returning(BuildRow.id)
+    )
+    return result.scalar_one()
+
+
+def stage(session: Session, build_id: int, documents: Iterable[PlacedDocument]) -> None:
+    """Record documents, their sources and places as read by a build. The same place twice counts once.
+
+    Give a few thousand documents a transaction: other writers wait for its end.
+    """
+    for chunk in chunked(documents):
+        now = utc_now()
+        numbers = _document_ids(session, chunk)
+        uris = {item.place.source_uri for item in chunk}
+        sources = _source_ids(session, uris)
+        missing = sorted(uris - sources.keys())
+        if missing:
+            insert_new(session, SourceRow, [{"uri": uri, "created_at": now} for uri in missing])
+            sources |= _source_ids(session, missing)
+        places = [
+            {
+                "build_id": build_id,
+                "source_id": sources[item.place.source_uri],
+                "ordinal": item.place.ordinal,
+                "record_id": item.place.record_id,
+                "document_id": numbers[item.document.digest],
+            }
+            for item in chunk
+        ]
+        insert_new(session, BuildItemRow, places)
+
+
+def staged_documents(
+    session: Session, build_id: int, digests: Collection[str] | None = None
+) -> Iterator[StagedDocument]:
+    """Yield the distinct documents of a build, in order of (characters, digest), or those of ``digests`` among them.
+
+    Streams: the session must stay open, so do not train meanwhile; ask again by ``digests`` for texts.
+    """
+    query = (
+        select(DocumentRow.id, BuildItemRow.record_id)
+        .join(BuildItemRow, BuildItemRow.document_id == DocumentRow.id)
+        .where(BuildItemRow.build_id == build_id)
+        .order_by(DocumentRow.characters, DocumentRow.digest, BuildItemRow.source_id, BuildItemRow.ordinal)
+        .execution_options(yield_per=KEYS)
+    )
+    if digests is not None:
+        query = query.where(DocumentRow.digest.in_(digests))
+    # Only numbers are sorted; the texts follow by the thousand.
+    grouped = groupby(session.execute(query), key=lambda row: row[0])
+    staged = ((number, tuple(record for _, record in rows if record is not None)) for number, rows in grouped)
+    for chunk in chunked(staged):
+        texts = documents_by_id(session, (number for number, _ in chunk))
+        for number, record_ids in chunk:
+            yield StagedDocument(texts[number], tuple(dict.fromkeys(record_ids)))
+
+
+def staged_counts(session: Session, build_id: int) -> StagedCounts:
+    """Return how many documents, places and sources a running build has read."""
+    documents, places, sources = session.execute(
+        select(
+            func.count(distinct(BuildItemRow.document_id)), func.count(), func.count(distinct(BuildItemRow.source_id))
+        ).where(BuildItemRow.build_id == build_id)
+    ).one()
+    return StagedCounts(documents, places, sources)
+
+
+def finish_build(
+    session: Session,
+    build_id: int,
+    *,
+    status: Literal["finished", "failed", "interrupted"],
+    counts: BuildCounts,
+    error: str | None = None,
+) -> None:
+    """End a build: record what came of it and drop its staging rows.
+
+    Raises:
+        NotFoundError: there is no such build.
+        BusyError: it was ended already, by a process that took it for dead.
+    """
+    require_running(session, build_id)
+    session.execute(
+        update(BuildRow)
+        .where(BuildRow.id == build_id)
+        .values(status=status, error=error, finished_at=utc_now(), **asdict(counts))
+    )
+    _clear_staging(session, select(BuildRow.id).where(BuildRow.id == build_id))
+
+
+def require_running(session: Session, build_id: int) -> int:
+    """Lock a running build and return the row id of its corpus.
+
+    Raises:
+        NotFoundError: there is no such build.
+        BusyError: it is over.
+    """
+    row = session.execute(
+        select(BuildRow.corpus_id, BuildRow.status).where(BuildRow.id == build_id).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no build {build_id}", hint="pragreg builds list")
+    corpus, status = row
+    if status != "running":
+        raise BusyError(
+            f"build {build_id} is {status}: another process took it for dead and took the corpus over",
+            hint="pragreg builds list shows who; run the build again when that one is done",
+        )
+    return corpus
+
+
+def corpus_language(session: Session, corpus: str) -> str | None:
+    """Return the language of a corpus, None if there is no such corpus."""
+    return session.scalar(select(CorpusRow.language).where(CorpusRow.name == corpus))
+
+
+def _lock_corpus(session: Session, corpus: str, language: str | None) -> int:
+    row = {"name": corpus, "language": language or DEFAULT_LANGUAGE, "created_at": utc_now()}
+    insert_new(session, CorpusRow, [row])
+    number, own = session.execute(
+        select(CorpusRow.id, CorpusRow.language).where(CorpusRow.name == corpus).with_for_update()
+    ).one()
+    if language is not None and language != own:
+        raise UsageError(
+            f"corpus {corpus!r} is in language {own!r}, not {language!r}",
+            hint=f"leave the language out, or build another corpus with --corpus {corpus}-{language}",
+        )
+    return number
+
+
+def _end_dead_builds(session: Session, corpus: str, number: int, is_alive: Callable[[str, int], bool]) -> None:
+    running = session.execute(
+        select(BuildRow.id, BuildRow.who, BuildRow.host, BuildRow.pid, BuildRow.started_at).where(
+            BuildRow.corpus_id == number, BuildRow.status == "running"
+        )
+    ).all()
+    for build, who, host, pid, started_at in running:
+        if is_alive(host, pid):
+            raise BusyError(
+                f"corpus {corpus!r} is being built: build {build} by {who} on {host}, process {pid}, "
+                f"since {started_at:%Y-%m-%d %H:%M:%S} UTC",
+                hint="wait for it to end, or stop that process and try again",
+            )
+        session.execute(
+            update(BuildRow)
+            .where(BuildRow.id == build)
+            .values(status="interrupted", finished_at=utc_now(), error="its process ended without a word")
+        )
+
+
+def _clear_staging(session: Session, builds: Select[int]) -> None:
+    for model in (BuildItemRow, BuildAdapterRow):
+        session.execute(delete(model).where(model.build_id.in_(builds)), execution_options=BULK)
+
+
+def _document_ids(session: Session, chunk: Collection[PlacedDocument]) -> dict[str, int]:
+    # Looked up first: most documents of a build are there from the last one, and a lookup locks nothing.
+    documents = {item.document.digest: item.document for item in chunk}
+    known = ids_by_digest(session, DocumentRow, documents)
+    new = [documents[digest] for digest in sorted(documents.keys() - known.keys())]
+    now = utc_now()
+    rows = [
+        {
+            "digest": document.digest,
+            "title": document.title,
+            "text": document.text,
+            "characters": len(document.text),
+            "created_at": now,
+        }
+        for document in new
+    ]
+    insert_new(session, DocumentRow, rows)
+    return known | ids_by_digest(session, DocumentRow, (document.digest for document in new))
+
+
+def _source_ids(session: Session, uris: Collection[str]) -> dict[str, int]:
+    rows = session.execute(select(SourceRow.uri, SourceRow.id).where(SourceRow.uri.in_(uris)))
+    return {uri: number for uri, number in rows}

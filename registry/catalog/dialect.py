@@ -1,0 +1,170 @@
+"""The few things in which SQLite and PostgreSQL differ; everything else in the catalog is the same SQL.
+
+SQLite runs in WAL mode (set once, by the migration that makes the file), so readers never wait for a writer. A
+commit is synced to the disk (``synchronous=FULL``): the catalog is what makes a pack or an augmentation count, and a
+build commits once for a group of adapters, so the sync costs milliseconds against seconds of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from registry.catalog.chunks import chunked
+from registry.catalog.names import SQLITE, sqlite_path
+from registry.errors import HomeError
+
+LOCK_SECONDS = 30
+"""How long a writer waits for another one before it gives up with BusyError."""
+
+BULK = {"synchronize_session": False}
+"""Options of statements that change many rows: without, SQLAlchemy reads back every key that they touched."""
+
+_SECRET_PARAMETERS = ("password", "sslpassword")
+_SCHEMA_LOCK = 0x70726167  # any fixed number; it names the lock under which PostgreSQL schemas are changed
+_INSERT_ROWS = 2_000
+
+
+def parse_url(text: str) -> URL:
+    """Return the database that ``text`` names: ``sqlite:///PATH`` or ``postgresql://user:password@host/name``.
+
+    Raises:
+        HomeError: it names no database that the catalog can live in.
+    """
+    hint = "give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE in pragreg.toml, [catalog] url"
+    path = sqlite_path(text)
+    if path is not None:
+        if path and path != ":memory:":
+            return URL.create("sqlite+pysqlite", database=path)
+        raise HomeError("the catalog needs a file, but its url names none", hint=hint)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # The text is not repeated: what cannot be parsed may hold a password that cannot be masked.
+        raise HomeError("the catalog's url cannot be understood", hint=hint) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise HomeError(f"the catalog cannot live in {safe_url(url)}", hint=hint)
+    if find_spec("psycopg") is None:
+        raise HomeError("a catalog on PostgreSQL needs the driver psycopg", hint='pip install "pragreg[postgres]"')
+    return url.set(drivername="postgresql+psycopg")
+
+
+def safe_url(url: URL) -> str:
+    """Return the URL for people to read: as they write it, with passwords masked."""
+    if url.get_backend_name() == "sqlite":
+        return f"{SQLITE}{url.database}"
+    masked = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}
+    shown = url.update_query_dict(masked).set(drivername=url.get_backend_name())
+    return shown.render_as_string(hide_password=True).replace(quote_plus("***"), "***")
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of an SQLite catalog, None for PostgreSQL."""
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
+def make_engine(url: URL, *, for_migration: bool = False) -> Engine:
+    """Return an engine; connections of ``writer(engine)`` take the write lock when a transaction begins.
+
+    ``for_migration`` leaves SQLite's foreign keys off, since altering a table there means rebuilding it, and turns
+    the file to WAL.
+    """
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS})
+        event.listen(engine, "connect", _prepare_migrating_sqlite if for_migration else _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    defaults = {"connect_timeout": 10, "application_name": "pragreg"}
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,  # a build trains for hours between two commits
+        connect_args={name: value for name, value in defaults.items() if name not in url.query},
+    )
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def writer(engine: Engine) -> Engine:
+    """Return the engine for transactions that write."""
+    return engine.execution_options(pragreg_writes=True)
+
+
+def reader(engine: Engine) -> Engine:
+    """Return the engine for transactions that only read, each of them one unchanging snapshot."""
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return engine
+
+
+def insert_new(session: Session, model: type[DeclarativeBase], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert the rows of which no unique key is taken yet, and leave the others as they are."""
+    table = model.__table__
+    assert isinstance(table, Table)
+    statement: Insert
+    # Each takes a while to import, so only the one in use is.
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        statement = sqlite.insert(table).on_conflict_do_nothing()
+    else:
+        from sqlalchemy.dialects import postgresql
+
+        statement = postgresql.insert(table).on_conflict_do_nothing()
+    for chunk in chunked(rows, _INSERT_ROWS):
+        session.execute(statement, [dict(row) for row in chunk])
+
+
+def refresh_statistics(session: Session, *models: type[DeclarativeBase]) -> None:
+    """Tell PostgreSQL's planner about rows inserted in this transaction; SQLite plans well without."""
+    if session.get_bind().dialect.name == "postgresql":
+        for model in models:
+            session.connection().exec_driver_sql(f"ANALYZE {model.__tablename__}")
+
+
+def lock_schema(connection: Connection) -> None:
+    """Let only one process change the schema; SQLite's write lock does that already."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+
+
+def dangling_rows(connection: Connection) -> list[str]:
+    """Return the tables with rows whose foreign keys point nowhere, after a migration with SQLite's checks off."""
+    if connection.dialect.name == "sqlite":
+        return sorted({str(row[0]) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")})
+    return []
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver's own transaction handling begins too late for BEGIN IMMEDIATE and commits around DDL.
+    connection.isolation_level = None
+    # SQLite's own lower() knows ASCII only; titles do not.
+    connection.create_function("lower", 1, lambda value: None if value is None else str(value).lower())
+    # Up to 256 MiB of pages are kept: digests fall anywhere in an index, and a million of them take 90 MB.
+    for pragma in ("foreign_keys=ON", "synchronous=FULL", "cache_size=-262144", "journal_size_limit=67108864"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_migrating_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    _prepare_sqlite(connection, entry)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=OFF")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("pragreg_writes", False)
+    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("pragreg_writes", False):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")

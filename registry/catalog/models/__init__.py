@@ -1,0 +1,43 @@
+"""The tables, as typed models. Only the catalog's own modules and the migrations import them."""
+
+from registry.catalog.models.activity import BuildAdapterRow, BuildItemRow, BuildRow, QueryHitRow, QueryRow
+from registry.catalog.models.artifacts import (
+    AdapterInputRow,
+    AdapterLocationRow,
+    AdapterRow,
+    AugmentationRequestRow,
+    AugmentationRow,
+    BaseModelRow,
+    DocumentRow,
+    PackRow,
+    RecipeRow,
+    SourceRow,
+)
+from registry.catalog.models.base import Base, utc_now
+from registry.catalog.models.corpora import AliasMoveRow, AliasRow, CorpusRow, MembershipRow, PlaceRow, VersionRow
+
+__all__ = [
+    "AdapterInputRow",
+    "AdapterLocationRow",
+    "AdapterRow",
+    "AliasMoveRow",
+    "AliasRow",
+    "AugmentationRequestRow",
+    "AugmentationRow",
+    "Base",
+    "BaseModelRow",
+    "BuildAdapterRow",
+    "BuildItemRow",
+    "BuildRow",
+    "CorpusRow",
+    "DocumentRow",
+    "MembershipRow",
+    "PackRow",
+    "PlaceRow",
+    "QueryHitRow",
+    "QueryRow",
+    "RecipeRow",
+    "SourceRow",
+    "VersionRow",
+    "utc_now",
+]

@@ -1,0 +1,225 @@
+"""What is made once and never changes: base models, recipes, documents, augmentations, adapters, packs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.catalog.models.base import Base, Digest, Id
+
+
+class BaseModelRow(Base):
+    """A frozen causal LM, pinned."""
+
+    __tablename__ = "base_models"
+    __table_args__ = (
+        UniqueConstraint("fingerprint"),
+        CheckConstraint("length(fingerprint) = 64", name="fingerprint_length"),
+        CheckConstraint("parameters >= 0", name="parameters_not_negative"),
+        {"comment": "Frozen causal language models, each pinned by a fingerprint over all that decides its outputs."},
+    )
+
+    id: Mapped[Id]
+    fingerprint: Mapped[Digest] = mapped_column(comment="sha256 over config, tokenizer, chat template and weights")
+    reference: Mapped[str] = mapped_column(comment="what the user named: Hub id, path or alias")
+    revision: Mapped[str | None] = mapped_column(comment="commit that a Hub id was resolved to; null for local files")
+    architecture: Mapped[str] = mapped_column(comment="class name in the model's config")
+    parameters: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class RecipeRow(Base):
+    """Everything besides the document that decides an adapter's bytes."""
+
+    __tablename__ = "recipes"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("length(digest) = 64", name="digest_length"),
+        Index(None, "base_model_id"),
+        {"comment": "Everything besides the document that decides an adapter's bytes."},
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[Digest] = mapped_column(comment="sha256 of the canonical JSON of settings")
+    base_model_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"))
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON, comment="the recipe's canonical JSON")
+    created_at: Mapped[datetime]
+
+
+class SourceRow(Base):
+    """Where documents came from."""
+
+    __tablename__ = "sources"
+    __table_args__ = (
+        UniqueConstraint("uri"),
+        {"comment": "Where documents came from: a file, or a record in one."},
+    )
+
+    id: Mapped[Id]
+    uri: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class DocumentRow(Base):
+    """The unit that is retrieved and encoded."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("length(digest) = 64", name="digest_length"),
+        CheckConstraint("characters >= 0", name="characters_not_negative"),
+        {"comment": "The units that are retrieved and encoded: titles and passages, normalised."},
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[Digest] = mapped_column(comment="sha256 of the canonical JSON of title and text")
+    title: Mapped[str]
+    text: Mapped[str]
+    characters: Mapped[int] = mapped_column(comment="length of the text in Unicode code points")
+    created_at: Mapped[datetime]
+
+
+class AugmentationRow(Base):
+    """The rewrites and question-answer pairs of one document."""
+
+    __tablename__ = "augmentations"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("length(digest) = 64", name="digest_length"),
+        CheckConstraint("rewrites >= 0 AND pairs >= 0", name="counts_not_negative"),
+        Index(None, "document_id"),
+        {"comment": "Rewrites and question-answer pairs generated from one document, as they came."},
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[Digest] = mapped_column(comment="sha256 over document, generator, prompts version and payload")
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
+    generator: Mapped[str] = mapped_column(comment="who wrote it: a model, an endpoint's model, or an import")
+    prompts_version: Mapped[str]
+    # Not PostgreSQL's JSONB: that refuses the escape of a NUL, which a model may well generate.
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON, comment='{"rewrites": [...], "qa": [{"question": ...}]}')
+    rewrites: Mapped[int] = mapped_column(comment="number of rewrites in the payload")
+    pairs: Mapped[int] = mapped_column(comment="number of question-answer pairs in the payload")
+    created_at: Mapped[datetime]
+
+
+class AugmentationRequestRow(Base):
+    """What was asked for a document, and the augmentation that it got; looked up before any work.
+
+    A table of its own, because two requests may have got the same augmentation (an import asked for with other counts).
+    """
+
+    __tablename__ = "augmentation_requests"
+    __table_args__ = (
+        CheckConstraint("length(request_digest) = 64", name="request_digest_length"),
+        CheckConstraint("dropped_pairs >= 0 AND dropped_rewrites >= 0", name="dropped_not_negative"),
+        CheckConstraint("tokens >= 0 AND elapsed_seconds >= 0", name="measurements_not_negative"),
+        Index(None, "augmentation_id"),
+        {"comment": "What was asked for a document, and the augmentation that it got."},
+    )
+
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"), primary_key=True)
+    request_digest: Mapped[Digest] = mapped_column(
+        primary_key=True, comment="sha256 over generator, its settings and the prompts version"
+    )
+    augmentation_id: Mapped[int] = mapped_column(ForeignKey("augmentations.id"))
+    dropped_pairs: Mapped[int] = mapped_column(comment="pairs that failed the grounding check")
+    dropped_rewrites: Mapped[int] = mapped_column(comment="rewrites that failed it")
+    tokens: Mapped[int] = mapped_column(comment="tokens generated; 0 for imports")
+    elapsed_seconds: Mapped[float]
+    created_at: Mapped[datetime]
+
+
+class AdapterRow(Base):
+    """A low-rank adapter, and how it first came to be."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("length(digest) = 64", name="digest_length"),
+        CheckConstraint("size_bytes > 0 AND parameters > 0", name="not_empty"),
+        CheckConstraint(
+            "examples >= 0 AND tokens >= 0 AND steps >= 0 AND group_size > 0 AND elapsed_seconds >= 0",
+            name="measurements_not_negative",
+        ),
+        Index(None, "document_id"),
+        Index(None, "recipe_id"),
+        {"comment": "Adapters, identified by their bytes, and how each first came to be."},
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[Digest] = mapped_column(comment="sha256 of the adapter's safetensors bytes")
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
+    augmentation_id: Mapped[int] = mapped_column(ForeignKey("augmentations.id"))
+    recipe_id: Mapped[int] = mapped_column(ForeignKey("recipes.id"))
+    build_id: Mapped[int | None] = mapped_column(ForeignKey("builds.id"), comment="the build that made it")
+    kind: Mapped[str] = mapped_column(comment="lora")
+    producer: Mapped[str] = mapped_column(comment="trained: by gradient descent on this adapter alone")
+    size_bytes: Mapped[int]
+    parameters: Mapped[int]
+    examples: Mapped[int] = mapped_column(comment="training examples")
+    tokens: Mapped[int] = mapped_column(comment="tokens passed through the model, all epochs together")
+    steps: Mapped[int] = mapped_column(comment="optimiser steps")
+    first_loss: Mapped[float] = mapped_column(comment="nats a token, first step")
+    last_loss: Mapped[float] = mapped_column(comment="nats a token, last step")
+    elapsed_seconds: Mapped[float] = mapped_column(comment="this adapter's share of its group's time")
+    device: Mapped[str]
+    dtype: Mapped[str] = mapped_column(comment="of the frozen base's computation")
+    group_size: Mapped[int] = mapped_column(comment="adapters trained in the same pass")
+    library_versions: Mapped[dict[str, str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+
+
+class AdapterInputRow(Base):
+    """Which adapter an augmented document gives under a recipe; looked up before any training.
+
+    A table of its own, because two recipes may give the same bytes (they differ in a setting that had no effect).
+    """
+
+    __tablename__ = "adapter_inputs"
+    __table_args__ = (
+        Index(None, "adapter_id"),
+        {"comment": "Which adapter an augmented document gives under a recipe."},
+    )
+
+    augmentation_id: Mapped[int] = mapped_column(ForeignKey("augmentations.id"), primary_key=True)
+    recipe_id: Mapped[int] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"))
+
+
+class PackRow(Base):
+    """An immutable safetensors file of adapters. Derived: the rows can be rebuilt from the files."""
+
+    __tablename__ = "packs"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("length(digest) = 64", name="digest_length"),
+        CheckConstraint("size_bytes > 0", name="not_empty"),
+        Index(None, "build_id"),
+        {"comment": "Immutable safetensors files that hold adapters."},
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[Digest] = mapped_column(comment="sha256 of the file")
+    size_bytes: Mapped[int]
+    build_id: Mapped[int | None] = mapped_column(ForeignKey("builds.id"), comment="the build that wrote it")
+    created_at: Mapped[datetime]
+
+
+class AdapterLocationRow(Base):
+    """Where an adapter lies: what the headers of the packs say. An adapter may lie in several packs."""
+
+    __tablename__ = "adapter_locations"
+    __table_args__ = (
+        UniqueConstraint("pack_id", "offset"),
+        CheckConstraint('"offset" >= 0 AND size_bytes > 0', name="range_not_empty"),
+        {"comment": "Where adapters lie in packs."},
+    )
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"), primary_key=True)
+    pack_id: Mapped[int] = mapped_column(ForeignKey("packs.id"), primary_key=True)
+    offset: Mapped[int] = mapped_column(comment="bytes from the start of the file")
+    size_bytes: Mapped[int]

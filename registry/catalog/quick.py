@@ -1,0 +1,113 @@
+"""Reading a version of an SQLite catalog through the standard library alone.
+
+Importing SQLAlchemy takes several times as long as a search, so ``pragreg search`` asks here first. This is the way on
+which all goes well and nothing else: whatever is amiss (another schema, an unknown reference, a damaged file) raises
+``NotQuick``, and the caller opens the catalog as everyone else does, which says what is wrong.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from registry.catalog.names import parse_reference, sqlite_path
+from registry.catalog.revisions import known_revisions
+from registry.records import Document, Version
+
+_LOCK_SECONDS = 1
+"""In WAL mode readers wait for a crashed writer's file to be recovered at most."""
+
+_VERSION = """
+SELECT corpora.name, versions.number, versions.digest, versions.parent, versions.message, versions.created_at,
+       versions.documents, recipes.digest
+FROM versions JOIN corpora ON corpora.id = versions.corpus_id JOIN recipes ON recipes.id = versions.recipe_id
+WHERE corpora.name = ? AND {condition}
+ORDER BY versions.number DESC
+"""
+_BY_NUMBER = _VERSION.format(condition="versions.number = ?")
+_BY_DIGEST = _VERSION.format(condition="versions.digest BETWEEN ? AND ?")
+_BY_ALIAS = _VERSION.format(
+    condition="versions.number = (SELECT version FROM aliases WHERE corpus_id = corpora.id AND aliases.name = ?)"
+)
+
+# Adding 0 keeps the planner from starting with the corpus, as in ``members.checked_at``.
+_MEMBERS = """
+SELECT documents.digest, documents.title, documents.text, adapters.digest
+FROM documents
+JOIN memberships ON memberships.document_id = documents.id
+JOIN adapters ON adapters.id = memberships.adapter_id
+WHERE memberships.corpus_id + 0 = (SELECT id FROM corpora WHERE name = ?)
+  AND memberships.from_version + 0 <= ?
+  AND (memberships.to_version IS NULL OR memberships.to_version + 0 > ?)
+  AND documents.digest IN ({digests})
+"""
+
+
+class NotQuick(Exception):
+    """This catalog or reference needs the ordinary way."""
+
+
+class QuickCatalog:
+    """One unchanging state of an SQLite catalog; get one from ``reading``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take a connection within a transaction."""
+        self._connection = connection
+
+    def resolve(self, reference: str) -> Version:
+        """Return the version that a reference names, as ``references.resolve`` does.
+
+        Raises:
+            NotQuick: it names none, or versions of different content.
+        """
+        named = parse_reference(reference)
+        if named.number is not None:
+            rows = self._connection.execute(_BY_NUMBER, (named.corpus, named.number)).fetchall()
+        elif named.digests is not None:
+            rows = self._connection.execute(_BY_DIGEST, (named.corpus, *named.digests)).fetchall()
+        else:
+            rows = self._connection.execute(_BY_ALIAS, (named.corpus, named.wanted)).fetchall()
+        versions = [
+            Version(name, number, digest, parent, message, _moment(created_at), documents, recipe)
+            for name, number, digest, parent, message, created_at, documents, recipe in rows
+        ]
+        if len({version.digest for version in versions}) != 1:
+            raise NotQuick
+        return versions[0]
+
+    def members_by_document(self, version: Version, digests: Sequence[str]) -> dict[str, tuple[Document, str]]:
+        """Return documents with their adapters' digests, as ``members.members_by_document`` does; 1,000 at most."""
+        query = _MEMBERS.format(digests=", ".join("?" * len(digests)))
+        rows = self._connection.execute(query, (version.corpus, version.number, version.number, *digests))
+        return {digest: (Document(digest, title, text), adapter) for digest, title, text, adapter in rows}
+
+
+@contextmanager
+def reading(url: str) -> Iterator[QuickCatalog]:
+    """Open the catalog at ``url`` for the time of a block, which sees one state of it and can change nothing.
+
+    Raises:
+        NotQuick: it is not on SQLite, has another schema than this program's, or cannot be read.
+    """
+    path = sqlite_path(url)
+    if not path:
+        raise NotQuick
+    try:
+        # A connection that may not write (mode=ro) would leave the files -wal and -shm behind when it is the last one.
+        opened = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
+        with closing(opened) as connection:
+            connection.execute("PRAGMA query_only=ON")
+            connection.execute("BEGIN")
+            revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            if revisions != [(known_revisions()[-1],)]:
+                raise NotQuick
+            yield QuickCatalog(connection)
+    except sqlite3.Error as error:
+        raise NotQuick from error
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
