@@ -1,0 +1,34 @@
+"""The base model: found, converted, identified, loaded, and asked what it is made of.
+
+Importing this package imports neither torch nor transformers; only calling :func:`load`, :func:`linear_shapes` and the
+like does.
+"""
+
+from registry.base_model.architecture import block_count, block_count_of, linear_shapes, shapes_from_config
+from registry.base_model.chat import encode_example, encode_messages, encode_prompt, encode_text, stop_tokens
+from registry.base_model.devices import choose_device, choose_dtype, library_versions
+from registry.base_model.identity import fingerprint, require_same
+from registry.base_model.loading import LoadedModel, load
+from registry.base_model.location import DEFAULT_ALIAS, ModelFiles, locate
+
+__all__ = [
+    "DEFAULT_ALIAS",
+    "LoadedModel",
+    "ModelFiles",
+    "block_count",
+    "block_count_of",
+    "choose_device",
+    "choose_dtype",
+    "encode_example",
+    "encode_messages",
+    "encode_prompt",
+    "encode_text",
+    "fingerprint",
+    "library_versions",
+    "linear_shapes",
+    "load",
+    "locate",
+    "require_same",
+    "shapes_from_config",
+    "stop_tokens",
+]

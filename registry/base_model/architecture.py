@@ -1,0 +1,134 @@
+"""What a model is made of: the linear modules in its blocks that adapters attach to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.base_model.library import reading
+from registry.errors import BaseModelError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from registry.base_model.location import ModelFiles
+
+
+def block_count(model: Any) -> int:
+    """Return the number of transformer blocks.
+
+    Raises:
+        BaseModelError: the model is not a stack of blocks.
+    """
+    return len(_blocks(model)[1])
+
+
+def block_count_of(files: ModelFiles) -> int:
+    """Return the number of transformer blocks by the model's config.json alone, without torch.
+
+    Raises:
+        BaseModelError: the configuration does not say.
+    """
+    try:
+        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
+        own = config.get("text_config", config)
+        return int(own.get("num_hidden_layers") or own["n_layer"])
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise BaseModelError(f"the config.json of {files.reference} does not say how many blocks it has") from error
+
+
+def linear_shapes(model: Any, targets: Sequence[str], first_layer: int = 0) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every target linear module, by its path in ``model`` as PEFT names it.
+
+    Ordered by block, then as in ``targets``. Works by the modules' names (``gate_proj``, ...), so for Llama, Qwen2 and
+    3, Mistral, Gemma and whatever else has such modules; a model on the meta device will do.
+
+    Raises:
+        BaseModelError: a block lacks a target, or has it inside experts; the message names the modules found.
+        UsageError: ``first_layer`` is beyond the last block.
+    """
+    prefix, blocks = _blocks(model)
+    if first_layer >= len(blocks):
+        raise UsageError(
+            f"first_layer is {first_layer}, but the base model has {len(blocks)} blocks",
+            hint=f"set first_layer below {len(blocks)}",
+        )
+    shapes: dict[str, tuple[int, int]] = {}
+    for number, block in enumerate(blocks[first_layer:], first_layer):
+        for target in targets:
+            path, module = _find(model, block, target)
+            shapes[f"{prefix}.{number}.{path}"] = (module.out_features, module.in_features)
+    return shapes
+
+
+def shapes_from_config(folder: Path, targets: Sequence[str], first_layer: int = 0) -> dict[str, tuple[int, int]]:
+    """Return :func:`linear_shapes` of the model in a folder by its config.json alone; no weights are read.
+
+    Raises:
+        BaseModelError: as :func:`linear_shapes`, or transformers has no such architecture.
+        UsageError: ``first_layer`` is beyond the last block.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    failure, hint = (
+        f"the base model in {folder} cannot be set up",
+        "use a causal language model that transformers knows",
+    )
+    with reading(failure, hint=hint), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return linear_shapes(model, targets, first_layer)
+
+
+def _blocks(model: Any) -> tuple[str, Sequence[nn.Module]]:
+    """Return the path of the text decoder's list of blocks and the blocks."""
+    from torch import nn
+
+    expected = model.config.get_text_config().num_hidden_layers
+    decoder = model.get_decoder()
+    inside = {id(module) for module in decoder.modules()}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and id(module) in inside and len(module) == expected:
+            return path, list(module)
+    raise BaseModelError(
+        f"{type(model).__name__} is not a stack of {expected} blocks, so there is nothing to adapt",
+        hint="use a decoder-only model, such as Llama, Qwen, Mistral or Gemma",
+    )
+
+
+def _find(model: Any, block: nn.Module, target: str) -> tuple[str, Any]:
+    """Return the one linear module of the block whose path ends in ``target``, and that path."""
+    found = [(path, module) for path, module in _linear(block) if path == target or path.endswith(f".{target}")]
+    if len(found) == 1 and "expert" not in found[0][0]:
+        return found[0]
+    if found or any("expert" in path for path, _ in block.named_modules()):
+        raise BaseModelError(
+            f"{type(model).__name__} routes tokens to experts, and {target!r} is not one linear module that every "
+            f"token goes through; its linear modules are {_listing(path for path, _ in _linear(block))}",
+            hint="use a dense model, or set the recipe's targets to modules outside the experts, such as o_proj",
+        )
+    others = [path for path, _ in _linear(block)]
+    feed_forward = [path.rpartition(".")[2] for path in others if "attn" not in path and "attention" not in path]
+    if not others:
+        kinds = {type(module).__name__ for module in block.modules() if getattr(module, "weight", None) is not None}
+        raise BaseModelError(
+            f"{type(model).__name__} has no {target!r}: its blocks have no linear modules, only {_listing(kinds)}",
+            hint="use a model with linear feed-forward modules, such as Llama, Qwen, Mistral or Gemma",
+        )
+    raise BaseModelError(
+        f"{type(model).__name__} has no linear module {target!r} in its blocks; those found are {_listing(others)}",
+        hint=f"set the recipe's targets to some of these, such as {','.join(feed_forward or others)}",
+    )
+
+
+def _linear(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    from torch import nn
+
+    return ((path, module) for path, module in block.named_modules() if isinstance(module, nn.Linear))
+
+
+def _listing(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"
