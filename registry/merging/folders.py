@@ -1,0 +1,41 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from registry.errors import StorageError, UsageError
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside ``folder`` to write into; it takes that name when the block ends well.
+
+    Raises:
+        UsageError: ``folder`` exists and is not an empty folder.
+        StorageError: it cannot be written.
+    """
+    folder = folder.expanduser().absolute()
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} exists and is not an empty folder", hint="choose another --out, or empty it")
+        partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+    try:
+        yield partial
+        partial.replace(folder)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:
+        # What safetensors raises for a full disk too; nothing else of it can fail while writing.
+        raise StorageError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
