@@ -1,0 +1,103 @@
+"""The augmentation step of a build: ask only for what the catalog has not, and keep each answer at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from registry.augmentation import (
+    AugmentationSettings,
+    Augmenter,
+    deferred_self_augmenter,
+    endpoint_augmenter,
+    import_augmenter,
+    none_augmenter,
+    parse_augmenter,
+)
+from registry.base_model import load
+from registry.catalog.augmentations import add_augmentations, find_augmentations_by_request
+from registry.catalog.builds import staged_documents
+from registry.catalog.chunks import chunked
+from registry.errors import UsageError
+from registry.pipeline.opened import Registry
+from registry.pipeline.progress import Progress
+from registry.pipeline.recipes import Chosen
+from registry.records import Augmentation, StagedDocument
+
+BATCH_DOCUMENTS = 256
+"""Documents whose texts are in memory at one time while they are augmented."""
+STORE_SECONDS = 1.0
+STORE_COUNT = 500
+"""Finished augmentations wait no longer, and no more of them, before they are in the catalog."""
+
+
+def make_augmenter(chosen: Chosen, named: str | None, device: str) -> Augmenter:
+    """Return the augmenter that was named, or else the recipe's.
+
+    Raises:
+        UsageError: the recipe's augmentations were imported, and no file is named now.
+        InputError: the import file is wrong.
+        AugmentationError: the endpoint has no key or model.
+    """
+    recipe = chosen.recipe
+    if named is None and recipe.augmenter == "import":
+        raise UsageError(
+            "this corpus' augmentations were imported, and no file is named", hint="add --augmenter import:FILE"
+        )
+    spec = parse_augmenter(named or recipe.augmenter)
+    settings = AugmentationSettings(rewrites=recipe.rewrites, pairs=recipe.pairs, seed=recipe.seed)
+    if spec.kind == "none":
+        return none_augmenter()
+    if spec.path is not None:
+        return import_augmenter(spec.path, settings)
+    if spec.kind == "openai":
+        return endpoint_augmenter(settings)
+    return deferred_self_augmenter(
+        chosen.base_model, lambda: load(chosen.files, device=device, dtype=recipe.dtype), settings
+    )
+
+
+def augment(registry: Registry, build_id: int, augmenter: Augmenter, progress: Progress) -> None:
+    """Have every staged document augmented that is not, storing each augmentation as it comes."""
+    missing: list[str] = []
+    with registry.catalog.read() as session:
+        for staged in chunked(staged_documents(session, build_id)):
+            requests = {item.document.digest: augmenter.request_digest(item) for item in staged}
+            found = find_augmentations_by_request(session, requests)
+            missing += [digest for digest in requests if digest not in found]
+    if missing:
+        progress.start("augmenting", len(missing))
+        _store(registry, augmenter, _batches(registry, build_id, missing), progress)
+        progress.done()
+    augmenter.finish()
+
+
+def _batches(registry: Registry, build_id: int, digests: list[str]) -> Iterator[list[StagedDocument]]:
+    for part in chunked(digests, BATCH_DOCUMENTS):
+        with registry.catalog.read() as session:
+            staged = list(staged_documents(session, build_id, part))
+        yield staged
+
+
+def _store(
+    registry: Registry, augmenter: Augmenter, batches: Iterator[list[StagedDocument]], progress: Progress
+) -> None:
+    waiting: list[Augmentation] = []
+    stored_at = time.monotonic()
+    try:
+        for batch in batches:
+            for augmentation in augmenter.augment(batch):
+                waiting.append(augmentation)
+                progress.advance()
+                if len(waiting) >= STORE_COUNT or time.monotonic() - stored_at > STORE_SECONDS:
+                    _flush(registry, waiting)
+                    stored_at = time.monotonic()
+    finally:
+        _flush(registry, waiting)
+
+
+def _flush(registry: Registry, waiting: list[Augmentation]) -> None:
+    if waiting:
+        with registry.catalog.write() as session:
+            add_augmentations(session, waiting)
+        waiting.clear()

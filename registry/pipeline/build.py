@@ -1,0 +1,244 @@
+"""Build: from sources to a new version of a corpus."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import psutil
+
+from registry.augmentation import Augmenter
+from registry.base_model import choose_device
+from registry.catalog.builds import BuildCounts, begin_build, finish_build, stage, staged_counts
+from registry.catalog.chunks import chunked
+from registry.catalog.versions import commit_version
+from registry.documents import ReadOptions, read_documents
+from registry.encoding.pool import default_group_size
+from registry.errors import InputError, Interrupted, PragregError
+from registry.pipeline.augment import augment, make_augmenter
+from registry.pipeline.encode import (
+    AdapterPlan,
+    EncodingTotals,
+    combine_packs,
+    encode,
+    forget_lost_packs,
+    plan_adapters,
+)
+from registry.pipeline.opened import Registry, opened
+from registry.pipeline.progress import Progress
+from registry.pipeline.recipes import Chosen, RecipeRequest, choose_recipe
+from registry.records import Skipped, Version
+from registry.settings import DEFAULT_CORPUS, Home
+
+STAGE_DOCUMENTS = 2000
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What `pragreg build` was asked for; None means what the recipe or the machine says."""
+
+    sources: tuple[str, ...]
+    corpus: str = DEFAULT_CORPUS
+    read: ReadOptions = field(default_factory=ReadOptions)
+    recipe: RecipeRequest = field(default_factory=RecipeRequest)
+    augmenter: str | None = None
+    skip_invalid: bool = False
+    device: str = "auto"
+    group_size: int | None = None
+    workers: int | None = None
+    message: str = ""
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build did.
+
+    ``elapsed_seconds`` is the whole build's wall time, ``encode_wall_seconds`` the encoding step's;
+    ``first_loss`` and ``last_loss`` are means over the trained adapters' first and last epochs (None if none).
+    """
+
+    build_id: int
+    version: Version
+    created: bool
+    documents: int
+    places: int
+    reused: int
+    trained: int
+    skipped: tuple[Skipped, ...]
+    pairs_kept: int
+    pairs_dropped: int
+    documents_without_pairs: int
+    elapsed_seconds: float
+    encode_wall_seconds: float
+    trained_tokens: int
+    first_loss: float | None
+    last_loss: float | None
+    adapter_bytes: int
+
+
+def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary:
+    """Make the newest version of a corpus hold what the sources say, training only what is missing.
+
+    Every step is kept as it is done: augmentations one by one, adapters group by group. A build that stops, in
+    whatever way, leaves the corpus' versions as they were, and the same command goes on where it was.
+
+    Raises:
+        PragregError: see ``registry.errors``; bad input is found before anything is trained.
+    """
+    started = time.perf_counter()
+    with opened(home) as registry:
+        chosen = choose_recipe(registry, request.corpus, request.recipe, request.augmenter, progress)
+        with running_build(registry, request, chosen) as running:
+            skipped = _read(registry, running.build_id, request, progress)
+            device = _device(request.device)
+            augmenter = make_augmenter(chosen, request.augmenter, device)
+            augment(registry, running.build_id, augmenter, progress)
+            plan, totals, encode_wall_seconds = _encode(
+                registry, running.build_id, request, chosen, augmenter, device, progress
+            )
+            combine_packs(registry, request.corpus, running.build_id)
+            with registry.catalog.write() as session:
+                staged = staged_counts(session, running.build_id)
+                version, created = commit_version(
+                    session, running.build_id, {}, recipe_digest=chosen.recipe.digest, message=request.message
+                )
+            progress.start("indexing", None)
+            registry.index(version)
+            progress.done()
+            running.counts = BuildCounts(
+                sources=staged.sources,
+                documents=staged.documents,
+                places=staged.places,
+                reused=plan.reused,
+                trained=totals.trained,
+                skipped=len(skipped),
+                without_augmentation=plan.augmentations.documents_without_pairs,
+                size_bytes=totals.size_bytes,
+            )
+    return BuildSummary(
+        build_id=running.build_id,
+        version=version,
+        created=created,
+        documents=staged.documents,
+        places=staged.places,
+        reused=plan.reused,
+        trained=totals.trained,
+        skipped=skipped,
+        pairs_kept=plan.augmentations.pairs,
+        pairs_dropped=plan.augmentations.dropped_pairs,
+        documents_without_pairs=plan.augmentations.documents_without_pairs,
+        elapsed_seconds=time.perf_counter() - started,
+        encode_wall_seconds=encode_wall_seconds,
+        trained_tokens=totals.tokens,
+        first_loss=totals.first_loss / totals.trained if totals.trained else None,
+        last_loss=totals.last_loss / totals.trained if totals.trained else None,
+        adapter_bytes=totals.size_bytes,
+    )
+
+
+@dataclass
+class RunningBuild:
+    """A build under way; ``counts`` are recorded when it ends."""
+
+    build_id: int
+    counts: BuildCounts = field(default_factory=BuildCounts)
+
+
+@contextmanager
+def running_build(registry: Registry, request: BuildRequest, chosen: Chosen) -> Iterator[RunningBuild]:
+    """Hold the corpus for the time of a build, and record how the build ended.
+
+    Raises:
+        BusyError: another living process holds it.
+    """
+    with registry.catalog.write() as session:
+        running = RunningBuild(
+            begin_build(
+                session,
+                request.corpus,
+                recipe_digest=chosen.recipe.digest,
+                who=_user(),
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                is_alive=is_alive,
+                message=request.message,
+                language=request.language,
+            )
+        )
+    try:
+        yield running
+    except (KeyboardInterrupt, Interrupted):
+        _finish(registry, running, "interrupted", None)
+        raise
+    except PragregError as error:
+        _finish(registry, running, "failed", error.message)
+        raise
+    except Exception as error:
+        _finish(registry, running, "failed", f"{type(error).__name__}: {error}")
+        raise
+    _finish(registry, running, "finished", None)
+
+
+def _finish(
+    registry: Registry, running: RunningBuild, status: Literal["finished", "failed", "interrupted"], error: str | None
+) -> None:
+    with registry.catalog.write() as session:
+        finish_build(session, running.build_id, status=status, counts=running.counts, error=error)
+
+
+def is_alive(host: str, pid: int) -> bool:
+    """Return whether the process that holds a corpus may still run; of another host nothing is known."""
+    return host != socket.gethostname() or bool(psutil.pid_exists(pid))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        return f"uid {os.getuid()}"
+
+
+def _read(registry: Registry, build_id: int, request: BuildRequest, progress: Progress) -> tuple[Skipped, ...]:
+    skipped: list[Skipped] = []
+    progress.start("reading", None)
+    documents = read_documents(request.sources, request.read, skip_invalid=request.skip_invalid, on_skip=skipped.append)
+    for chunk in chunked(documents, STAGE_DOCUMENTS):
+        with registry.catalog.write() as session:
+            stage(session, build_id, chunk)
+        progress.advance(len(chunk))
+    progress.done()
+    with registry.catalog.read() as session:
+        if not staged_counts(session, build_id).documents:
+            raise InputError(
+                f"no document was found in {', '.join(request.sources)}",
+                hint="name files, folders or globs that hold text; `pragreg build --help` lists the types",
+            )
+    return tuple(skipped)
+
+
+def _device(name: str) -> str:
+    return name if name == "cpu" else choose_device(name)  # choosing takes torch
+
+
+def _encode(
+    registry: Registry,
+    build_id: int,
+    request: BuildRequest,
+    chosen: Chosen,
+    augmenter: Augmenter,
+    device: str,
+    progress: Progress,
+) -> tuple[AdapterPlan, EncodingTotals, float]:
+    forget_lost_packs(registry, progress)
+    group_size = request.group_size or default_group_size(device)
+    plan = plan_adapters(registry, build_id, augmenter, chosen.recipe.digest, group_size)
+    started = time.perf_counter()
+    totals = encode(registry, build_id, chosen, augmenter, plan, device, request.workers, progress)
+    return plan, totals, time.perf_counter() - started

@@ -1,0 +1,103 @@
+"""An opened registry: its home, catalog and packs, and the index of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from registry.catalog.adapters import locate
+from registry.catalog.builds import corpus_language
+from registry.catalog.engine import Catalog, open_catalog
+from registry.catalog.members import changes, members, members_by_document
+from registry.catalog.references import resolve
+from registry.errors import IntegrityError
+from registry.index import VersionIndex
+from registry.records import Document, Version
+from registry.settings import Home
+from registry.store.packs import PackStore
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything that the stages of one command read and write."""
+
+    home: Home
+    catalog: Catalog
+    packs: PackStore
+
+    def version(self, reference: str) -> Version:
+        """Return the version that ``corpus@ref`` names.
+
+        Raises:
+            NotFoundError: there is none; the message lists what there is.
+        """
+        with self.catalog.read() as session:
+            return resolve(session, reference)
+
+    def documents(self, version: Version, digests: Sequence[str]) -> Mapping[str, tuple[Document, str]]:
+        """Return documents of a version and their adapters' digests, by document digest."""
+        with self.catalog.read() as session:
+            return members_by_document(session, version, digests)
+
+    def members(self, version: Version) -> Callable[[Sequence[str]], Mapping[str, tuple[Document, str]]]:
+        """Return ``documents`` of one version as a function of digests."""
+        return partial(self.documents, version)
+
+    def adapters(self, digests: Iterable[str]) -> dict[str, memoryview]:
+        """Return the bytes of adapters by digest, checked the first time that this process reads them.
+
+        Raises:
+            NotFoundError: an adapter is unknown or lies in no pack.
+            IntegrityError: bytes are missing or damaged.
+        """
+        wanted = list(dict.fromkeys(digests))
+        try:
+            return self._read(wanted)
+        except IntegrityError:
+            # A build may have moved them into a larger pack between the look-up and the reading.
+            return self._read(wanted)
+
+    def _read(self, digests: Sequence[str]) -> dict[str, memoryview]:
+        with self.catalog.read() as session:
+            locations = locate(session, digests)
+        return {digest: self.packs.read(locations[digest]) for digest in digests}
+
+    def index(self, version: Version) -> VersionIndex:
+        """Return the index of a version; it is derived, so a missing or damaged one is made again."""
+        folder = self.home.index_folder(version)
+        try:
+            return VersionIndex.open(folder)
+        except IntegrityError:
+            self.make_index(version)
+            return VersionIndex.open(folder)
+
+    def make_index(self, version: Version) -> None:
+        """Make the index of a version, from its parent's where there is one."""
+        folder = self.home.index_folder(version)
+        with self.catalog.read() as session:
+            language = corpus_language(session, version.corpus) or "en"
+            if version.parent is not None:
+                parent = self.home.index_folder(resolve(session, f"{version.corpus}@v{version.parent}"))
+                difference = changes(session, version.corpus, version.parent, version.number)
+                if VersionIndex.can_derive(parent, language, len(difference.removed)):
+                    VersionIndex.derive(parent, folder, difference.added, difference.removed)
+                    return
+            VersionIndex.build(folder, language, (document for document, _ in members(session, version)))
+
+
+@contextmanager
+def opened(home: Home) -> Iterator[Registry]:
+    """Open a registry for the time of a block.
+
+    Raises:
+        HomeError: its catalog cannot be reached or has another schema.
+    """
+    catalog = open_catalog(home.catalog_url)
+    packs = PackStore(home.packs_url)
+    try:
+        yield Registry(home, catalog, packs)
+    finally:
+        packs.close()
+        catalog.close()

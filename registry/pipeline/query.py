@@ -1,0 +1,239 @@
+"""Query: from questions to answers out of the adapters of the documents that they find."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from registry.base_model import LoadedModel, encode_prompt, linear_shapes, load
+from registry.catalog.chunks import chunked
+from registry.catalog.members import documents_by_record
+from registry.catalog.queries import log_query
+from registry.catalog.recipes import get_base_model, get_recipe
+from registry.errors import UsageError
+from registry.generation.generate import Generated, OnText, generate
+from registry.generation.slots import NO_ADAPTER, AdapterSlots
+from registry.index import VersionIndex
+from registry.layout import question_prompt, titled
+from registry.merging.weights import DEFAULT_WEIGHTS, Weighting, parse_weights
+from registry.pipeline.opened import Registry, opened
+from registry.pipeline.progress import Progress, Silent
+from registry.pipeline.recipes import files_of
+from registry.pipeline.search import check_question
+from registry.recipe import Recipe
+from registry.records import MODES, Answer, Hit, Match, Mode, Version
+from registry.retrieval import hits_of
+from registry.settings import Home
+from registry.store.layout import AdapterLayout
+
+DEFAULT_HITS = 3
+DEFAULT_NEW_TOKENS = 32
+DEFAULT_BATCH_SIZE = 8
+ADAPTER_MODES: tuple[Mode, ...] = ("prag", "combined")
+PASSAGE_MODES: tuple[Mode, ...] = ("rag", "combined")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are answered; ``batch_size`` of them share one forward pass, ``log`` records them."""
+
+    mode: Mode = "prag"
+    k: int = DEFAULT_HITS
+    weights: str = DEFAULT_WEIGHTS
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    batch_size: int = DEFAULT_BATCH_SIZE
+    log: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if self.mode not in MODES:
+            raise UsageError(f"there is no mode {self.mode!r}", hint=f"use one of: {', '.join(MODES)}")
+        if self.batch_size < 1 or self.max_new_tokens < 1:
+            raise UsageError("the batch size and the number of new tokens must be at least 1")
+
+
+class Asker:
+    """One version of a corpus with its model in memory; questions see that version to the end."""
+
+    def __init__(self, registry: Registry, version: Version, device: str, dtype: str, progress: Progress) -> None:
+        """Load the base model of the version's recipe; see ``open_asker``."""
+        self.version = version
+        self._registry = registry
+        with registry.catalog.read() as session:
+            self.recipe: Recipe = get_recipe(session, version.recipe_digest)
+            self.base_model = get_base_model(session, self.recipe.base_model)
+        files = files_of(registry, self.base_model, progress)
+        self._loaded: LoadedModel = load(
+            files, device=device, dtype=self.recipe.dtype if dtype == "auto" and device != "mps" else dtype
+        )
+        self._index: VersionIndex = registry.index(version)
+        shapes = linear_shapes(self._loaded.model, self.recipe.targets, self.recipe.first_layer)
+        self._layout = AdapterLayout.of(shapes, self.recipe.rank, self.recipe.adapter_dtype)
+        self._slots: AdapterSlots | None = None
+
+    def ask(
+        self,
+        questions: Sequence[str],
+        asking: Asking = Asking(),
+        *,
+        gold: Sequence[Sequence[Match]] | None = None,
+        on_text: OnText | None = None,
+    ) -> Iterator[Answer]:
+        """Yield the answers in order, a batch at a time.
+
+        ``gold`` gives each question's documents instead of the index; ``on_text`` is told the text as it grows.
+
+        Raises:
+            UsageError: a question is empty or too long for the model, ``k`` or the weights do not fit.
+            IntegrityError: an adapter's bytes are damaged.
+        """
+        weighting = parse_weights(asking.weights, asking.k)
+        for question in questions:
+            check_question(question, asking.k)
+        for numbers in chunked(range(len(questions)), asking.batch_size):
+            part = [questions[number] for number in numbers]
+            given = [gold[number] for number in numbers] if gold is not None else None
+            answers = self._answer(part, asking, weighting, given, on_text)
+            if asking.log:
+                with self._registry.catalog.write() as session:
+                    for answer in answers:
+                        log_query(session, answer)
+            yield from answers
+
+    def documents_by_record(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return document digests by record identifier, or by ``file name#ordinal`` where a source has no records."""
+        with self._registry.catalog.read() as session:
+            return documents_by_record(session, self.version, names)
+
+    def _answer(
+        self,
+        questions: Sequence[str],
+        asking: Asking,
+        weighting: Weighting,
+        gold: Sequence[Sequence[Match]] | None,
+        on_text: OnText | None,
+    ) -> list[Answer]:
+        clock = _Clock(len(questions))
+        hits = self._retrieve(questions, asking, gold, clock)
+        weights = [self._weights(found, asking, weighting) for found in hits]
+        self._inject(hits, weights, asking, clock)
+        prompts = [
+            encode_prompt(
+                self._loaded.tokenizer, question_prompt(self.recipe.layout, question, _passages(found, asking))
+            )
+            for question, found in zip(questions, hits, strict=True)
+        ]
+        rows = [row if own else NO_ADAPTER for row, own in enumerate(weights)]
+        generated = generate(
+            self._loaded, self._slots, prompts, rows, max_new_tokens=asking.max_new_tokens, on_text=on_text
+        )
+        return [
+            self._record(question, asking.mode, found, own, text, clock)
+            for question, found, own, text in zip(questions, hits, weights, generated, strict=True)
+        ]
+
+    def _retrieve(
+        self, questions: Sequence[str], asking: Asking, gold: Sequence[Sequence[Match]] | None, clock: _Clock
+    ) -> list[tuple[Hit, ...]]:
+        if asking.mode == "closed-book":
+            return [()] * len(questions)
+        with clock.step("search"):
+            found = gold if gold is not None else [self._index.search(question, asking.k) for question in questions]
+            return hits_of(found, self._registry.members(self.version))
+
+    def _weights(self, hits: Sequence[Hit], asking: Asking, weighting: Weighting) -> tuple[float, ...]:
+        return weighting([hit.score for hit in hits]) if hits and asking.mode in ADAPTER_MODES else ()
+
+    def _inject(
+        self, hits: Sequence[Sequence[Hit]], weights: Sequence[Sequence[float]], asking: Asking, clock: _Clock
+    ) -> None:
+        """Copy every question's merged adapter into its slot."""
+        if not any(weights):
+            return
+        with clock.step("load"):
+            bodies = self._bodies(hits)
+        slots = self._room(len(hits), asking)
+        with clock.step("inject"):
+            for row, (found, own) in enumerate(zip(hits, weights, strict=True)):
+                chosen = [(hit, weight) for hit, weight in zip(found, own, strict=True) if weight]
+                slots.fill(
+                    row,
+                    [bodies[hit.adapter_digest] for hit, _ in chosen],
+                    [weight for _, weight in chosen],
+                    self.recipe.scale,
+                )
+
+    def _bodies(self, hits: Sequence[Sequence[Hit]]) -> Mapping[str, memoryview]:
+        data = self._registry.adapters(hit.adapter_digest for found in hits for hit in found)
+        return {digest: self._layout.body(one) for digest, one in data.items()}
+
+    def _room(self, questions: int, asking: Asking) -> AdapterSlots:
+        """Return slots for so many questions of ``k`` adapters; made once and again only when more are needed."""
+        slots = self._slots
+        if slots is None or slots.capacity < questions or slots.max_adapters < asking.k:
+            if slots is not None:
+                slots.remove()
+            self._slots = slots = AdapterSlots(self._loaded, self._layout, questions, asking.k)
+        return slots
+
+    def _record(
+        self,
+        question: str,
+        mode: Mode,
+        hits: Sequence[Hit],
+        weights: Sequence[float],
+        generated: Generated,
+        clock: _Clock,
+    ) -> Answer:
+        return Answer(
+            question=question,
+            answer=generated.text,
+            mode=mode,
+            version=self.version.reference,
+            version_digest=self.version.digest,
+            recipe_digest=self.recipe.digest,
+            base_model=self.base_model.fingerprint,
+            hits=tuple(hits),
+            weights=tuple(weights),
+            prompt_tokens=generated.prompt_tokens,
+            answer_tokens=len(generated.tokens),
+            milliseconds=clock.milliseconds | {"prefill": generated.prefill_ms, "decode": generated.decode_ms},
+        )
+
+
+class _Clock:
+    """Milliseconds per step of one batch, shared evenly by its questions."""
+
+    def __init__(self, questions: int) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._questions = questions
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a step."""
+        started = time.perf_counter()
+        yield
+        elapsed = (time.perf_counter() - started) * 1000 / self._questions
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + elapsed
+
+
+@contextmanager
+def open_asker(
+    home: Home, reference: str, *, device: str = "auto", dtype: str = "auto", progress: Progress | None = None
+) -> Iterator[Asker]:
+    """Open the version that ``reference`` names, and load its base model, for the time of a block.
+
+    Raises:
+        NotFoundError: there is no such version.
+        BaseModelError: its base model is not to be had, or is another one now.
+    """
+    with opened(home) as registry:
+        yield Asker(registry, registry.version(reference), device, dtype, progress or Silent())
+
+
+def _passages(hits: Sequence[Hit], asking: Asking) -> list[str]:
+    if asking.mode not in PASSAGE_MODES:
+        return []
+    return [titled(hit.document.title, hit.document.text) for hit in hits]

@@ -1,0 +1,106 @@
+"""From what a user asks for to the recipe of a build: complete, identified, and catalogued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from registry.augmentation import PROMPTS_VERSION, parse_augmenter
+from registry.base_model import (
+    ModelFiles,
+    block_count_of,
+    choose_dtype,
+    fingerprint,
+    locate,
+    require_same,
+)
+from registry.catalog.recipes import add_base_model, add_recipe, get_base_model, recipe_of_corpus
+from registry.pipeline.opened import Registry
+from registry.pipeline.progress import Progress
+from registry.recipe import HALF, Recipe, override, preset, read_recipe_file
+from registry.records import BaseModel
+
+
+@dataclass(frozen=True)
+class RecipeRequest:
+    """What a user says of the recipe; what is left out is the corpus' last recipe's, or the default preset's.
+
+    ``settings`` are single settings that go over ``file``, which goes over ``preset``.
+    """
+
+    preset: str | None = None
+    file: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A complete recipe and the files of its base model."""
+
+    recipe: Recipe
+    base_model: BaseModel
+    files: ModelFiles
+
+
+def choose_recipe(
+    registry: Registry, corpus: str, request: RecipeRequest, augmenter: str | None, progress: Progress
+) -> Chosen:
+    """Complete the recipe for a build of ``corpus`` and record it in the catalog.
+
+    Raises:
+        UsageError, InputError: the recipe's settings are wrong.
+        BaseModelError: the base model cannot be had, or is not the one that the corpus' recipe names.
+    """
+    with registry.catalog.read() as session:
+        last = recipe_of_corpus(session, corpus)
+        known = get_base_model(session, last.base_model) if last else None
+    start = preset(request.preset or "default") if request.preset or last is None else last
+    recipe = read_recipe_file(request.file, start) if request.file else start
+    recipe = override(recipe, request.settings, origin="--set")
+    if request.base_model is None and known is not None:
+        files = files_of(registry, known, progress)
+        base_model = known
+    else:
+        reference = request.base_model or registry.home.base_model
+        files = locate(reference, models_path=registry.home.models_path, notify=progress.say)
+        base_model = fingerprint(files)
+    recipe = replace(
+        recipe,
+        base_model=base_model.fingerprint,
+        # Who writes decides the bytes, where an import file lies does not: what came is in the augmentation's digest.
+        augmenter=parse_augmenter(augmenter).kind if augmenter else recipe.augmenter,
+        prompts_version=PROMPTS_VERSION,
+        dtype=_dtype(request, recipe),
+        first_layer=block_count_of(files) // 2 if recipe.first_layer == HALF else recipe.first_layer,
+    )
+    with registry.catalog.write() as session:
+        add_base_model(session, base_model)
+        add_recipe(session, recipe)
+    return Chosen(recipe, base_model, files)
+
+
+def files_of(registry: Registry, base_model: BaseModel, progress: Progress) -> ModelFiles:
+    """Return the files of a catalogued base model, checked to be the same model.
+
+    Raises:
+        BaseModelError: they are not to be had, or are another model's now.
+    """
+    files = locate(
+        base_model.reference,
+        models_path=registry.home.models_path,
+        revision=base_model.revision,
+        notify=progress.say,
+    )
+    require_same(fingerprint(files), base_model)
+    return files
+
+
+def _dtype(request: RecipeRequest, recipe: Recipe) -> Any:
+    wanted = request.dtype or recipe.dtype
+    if wanted != "auto":
+        return wanted
+    return choose_dtype("auto")

@@ -1,0 +1,62 @@
+"""Retrieval alone: a version, its index, and the documents that a question finds.
+
+Imports no torch, and SQLAlchemy only where the catalog or the index is not ready to be read.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from registry.catalog import quick
+from registry.errors import IntegrityError, UsageError
+from registry.index import VersionIndex
+from registry.records import Hit, Version
+from registry.retrieval import hits_of
+from registry.settings import Home
+
+MAX_HITS = 32
+"""The most documents that a question may ask for."""
+
+
+def search(home: Home, reference: str, question: str, k: int) -> tuple[Version, tuple[Hit, ...]]:
+    """Return the version that ``reference`` names and the ``k`` documents of it that fit ``question`` best.
+
+    Raises:
+        UsageError: the question is empty, or ``k`` is not from 1 to ``MAX_HITS``.
+        NotFoundError: there is no such version.
+        HomeError: the catalog cannot be reached or has another schema.
+    """
+    check_question(question, k)
+    try:
+        with quick.reading(home.catalog_url) as catalog:
+            version = catalog.resolve(reference)
+            matches = VersionIndex.open(home.index_folder(version)).search(question, k)
+            return version, hits_of([matches], partial(catalog.members_by_document, version))[0]
+    except (quick.NotQuick, IntegrityError):
+        # The ordinary way says what is wrong, or makes the index anew.
+        return _search(home, reference, question, k)
+
+
+def _search(home: Home, reference: str, question: str, k: int) -> tuple[Version, tuple[Hit, ...]]:
+    from registry.pipeline.opened import opened
+
+    with opened(home) as registry:
+        version = registry.version(reference)
+        matches = registry.index(version).search(question, k)
+        return version, hits_of([matches], registry.members(version))[0]
+
+
+def check_question(question: str, k: int) -> None:
+    """Check that ``question`` can be asked for ``k`` documents.
+
+    Raises:
+        UsageError: it is empty or no proper text, or ``k`` is not from 1 to ``MAX_HITS``.
+    """
+    if not question.strip():
+        raise UsageError("the question is empty")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("the question is not UTF-8", hint="check the terminal's or the file's encoding") from error
+    if not 1 <= k <= MAX_HITS:
+        raise UsageError(f"{k} documents cannot be asked for", hint=f"set -k from 1 to {MAX_HITS}")

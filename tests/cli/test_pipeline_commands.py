@@ -1,0 +1,296 @@
+"""Build, query, evaluate, export and merge with a tiny model, whose answers mean nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.build import parse_setting
+from cli.evaluate import parse_modes
+from cli.merge import parse_numbers
+from registry.errors import UsageError
+from registry.merging.weights import DEFAULT_WEIGHTS
+from registry.records import Document
+from registry.settings import create_home
+from tests.cli.conftest import TEXTS, Result, Run
+
+QUESTION = "Who plays the organ of Hollin?"
+STEPS = {"search", "load", "inject", "prefill", "decode"}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with documents.jsonl, a broken line in broken.jsonl, augmentations.jsonl and questions.jsonl."""
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = list(enumerate(TEXTS[:4]))
+    files: dict[str, list[dict[str, object]]] = {
+        "documents": [{"id": f"s{number}", "title": title, "text": text} for number, (title, text) in texts],
+        "augmentations": [
+            {"document_id": f"s{n}", "rewrites": [], "qa": [{"question": f"What is {t}?", "answer": x.split()[1]}]}
+            for n, (t, x) in texts
+        ],
+        "questions": [
+            {"question": f"What is said of {title}?", "answers": ["pears"], "document_ids": [f"s{number}"]}
+            for number, (title, _) in texts
+        ],
+    }
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "broken.jsonl").write_text('{"id": "b", "title": "Half", "text": \n', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_once(
+    corpus: Path, tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory, run_process: Run
+) -> tuple[Path, Result]:
+    """A home in which a process of its own built the corpus "sayings", and what that printed."""
+    home = tmp_path_factory.mktemp("built") / "home"
+    assert run_process("init", "--home", home, "--base-model", tiny_model_path).status == 0
+    built = run_process(
+        *("build", corpus / "documents.jsonl", corpus / "broken.jsonl", "--skip-invalid", "--home", home),
+        *("--corpus", "sayings", "--augmenter", f"import:{corpus / 'augmentations.jsonl'}", "--message", "first"),
+        *("--rank", 2, "--epochs", 1, "--set", "examples=qa,text", "--device", "cpu", "--workers", 1, "--json"),
+    )
+    return home, built
+
+
+@pytest.fixture
+def built(built_once: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that home, which every command finds."""
+    home, result = built_once
+    assert result.status == 0, result.err
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.setenv("PRAGREG_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_build(built_once: tuple[Path, Result], corpus: Path) -> None:
+    (found,) = built_once[1].rows
+    assert (found["version"], found["created"]) == ("sayings@v1", True)
+    assert (found["documents"], found["trained"], found["reused"]) == (4, 4, 0)
+    assert len(found["digest"]) == 64
+    assert found["seconds_per_document"] > 0
+    assert [skipped["source_uri"] for skipped in found["skipped"]] == [str(corpus / "broken.jsonl")]
+
+
+def test_build_again_trains_nothing(run: Run, built: Path, corpus: Path) -> None:
+    found = run(
+        *("build", corpus / "documents.jsonl", corpus / "broken.jsonl", "--skip-invalid", "--corpus", "sayings"),
+        *("--augmenter", f"import:{corpus / 'augmentations.jsonl'}", "--device", "cpu"),
+    )
+    assert found.status == 0
+    lines = dict(line.split("  ", 1) for line in found.out.splitlines())
+    assert lines["version"].strip() == "sayings@v1 (unchanged)"
+    assert (lines["reused"].strip(), lines["trained"].strip(), lines["loss"].strip()) == ("4", "0", "-")
+    assert f"skipped {corpus / 'broken.jsonl'}:1: " in found.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["missing.txt"], 4, "missing.txt"),
+        (["x", "--set", "rank"], 2, "--set 'rank' is not NAME=VALUE"),
+        (["x", "--set", "rnak=3"], 2, "--set: there is no recipe setting 'rnak'"),
+        (["x", "--set", "base_model=other"], 2, "--set cannot choose base_model"),
+        (["x", "--recipe", "missing.toml"], 4, "recipe file missing.toml cannot be read"),
+        (["x", "--augmenter", "nobody"], 2, "there is no augmenter 'nobody'"),
+        (["x", "--corpus", "a/b"], 2, "'a/b' cannot be the name of a corpus"),
+        (["x", "--learning-rate", "-1"], 2, "recipe setting learning_rate must be above 0"),
+    ],
+)
+def test_builds_that_cannot_be(run: Run, built: Path, arguments: list[str], status: int, message: str) -> None:
+    Path("x").write_text("The bell of Ard rings by itself.", encoding="utf-8")
+    found = run("build", *arguments, "--device", "cpu")
+    assert (found.status, found.out) == (status, "")
+    assert found.err.startswith("error: ")
+    assert message in found.err
+
+
+def test_query_in_json(run: Run, built: Path) -> None:
+    (found,) = run("query", QUESTION, "--corpus", "sayings", "-k", 2, "--json", "--max-tokens", 3).rows
+    assert (found["question"], found["mode"], found["version"]) == (QUESTION, "prag", "sayings@v1")
+    assert found["hits"][0]["digest"] == Document.of(*TEXTS[0]).digest
+    assert {"rank", "score", "title", "adapter_digest"} <= found["hits"][0].keys()
+    assert set(found["milliseconds"]) >= STEPS
+    assert len(found["weights"]) == len(found["hits"])
+    (logged,) = run("queries", "list", "--json").rows
+    assert logged["question"] == QUESTION
+
+
+def test_query_explained_and_not_logged(run: Run, built: Path) -> None:
+    found = run(
+        *("query", QUESTION, "--corpus", "sayings@v1", "--mode", "combined", "--weights", "score"),
+        *("--explain", "--no-log", "--max-tokens", 3),
+    )
+    assert found.status == 0
+    for text in (
+        "The Organ of Hollin",
+        "sayings@v1 sha256:",
+        "combined",
+        "prefill",
+        Document.of(*TEXTS[0]).digest[:12],
+    ):
+        assert text in found.out
+    assert run("queries", "list", "--json").out == ""
+
+
+def test_query_a_file(run: Run, built: Path) -> None:
+    Path("questions.txt").write_bytes(b"\xef\xbb\xbfWho?\r\n\n  Where is the m\xc3\xbchle?\nWhy?\n")
+    found = run(
+        "query", "--file", "questions.txt", "--corpus", "sayings", "--batch-size", 2, "--max-tokens", 2, "--json"
+    )
+    assert [row["question"] for row in found.rows] == ["Who?", "Where is the mühle?", "Why?"]
+    lines = run("query", "--file", "questions.txt", "--corpus", "sayings", "--max-tokens", 2).out
+    assert lines.count("\n") == 3
+
+
+def test_query_reads_a_pipe(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Who?\nWhy?\n")))
+    found = run("query", "--corpus", "sayings", "--mode", "closed-book", "--max-tokens", 2, "--json")
+    assert [(row["question"], row["hits"]) for row in found.rows] == [("Who?", []), ("Why?", [])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([""], 2, "the question is empty"),
+        (["Who?", "--corpus", "cookbook"], 5, "there is no corpus 'cookbook'"),
+        (["Who?", "--weights", "magic"], 2, "there is no weighting 'magic'"),
+        (["Who?", "-k", "2", "--weights", "1"], 2, "1 weights are given for 2 hits"),
+        (["--file", "missing.txt"], 4, "question file missing.txt cannot be read: No such file or directory"),
+        (["--file", "."], 4, "question file . cannot be read: Is a directory"),
+        (["--file", "empty.txt"], 4, "question file empty.txt holds no question"),
+        (["--file", "latin.txt"], 4, "latin.txt:2: not UTF-8 at byte 3"),
+        (["Who?", "--file", "empty.txt"], 2, "a question and --file were given"),
+    ],
+)
+def test_queries_that_cannot_be(run: Run, built: Path, arguments: list[str], status: int, message: str) -> None:
+    Path("empty.txt").write_text("\n \n", encoding="utf-8")
+    Path("latin.txt").write_bytes(b"Who?\nCaf\xe9?\n")
+    found = run("query", *arguments)
+    assert (found.status, found.out) == (status, "")
+    assert found.err.startswith(f"error: {message}")
+
+
+def test_the_prompt(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (
+        *("/mode combined", "/k 2", "/k 99", "/weights 1,2,3", "/weights score", QUESTION, ""),
+        *("/explain", "Where is the ferry?", "/nonsense", "/mode nonsense", "/help", "/quit", "Never asked"),
+    )
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal) as stdin, os.fdopen(controller, "wb", buffering=0) as keys:
+        keys.write("".join(f"{line}\n" for line in lines).encode())
+        monkeypatch.setattr(sys, "stdin", stdin)
+        found = run("query", "--corpus", "sayings", "--max-tokens", 2)
+    assert found.status == 0
+    assert found.err.startswith(
+        f"sayings@v1, 4 documents; /help lists commands\n? mode combined, k 3, weights {DEFAULT_WEIGHTS}\n"
+    )
+    for text in (
+        "'99' is not a number",
+        "3 weights are given for 2 hits",
+        "k 2, weights score",
+        "/nonsense",
+        "/explain",
+    ):
+        assert text in found.err
+    assert "Traceback" not in found.err
+    assert "sayings@v1 sha256:" in found.out
+    asked = run("queries", "list", "--json").rows
+    assert [(row["question"], row["mode"]) for row in asked] == [
+        ("Where is the ferry?", "combined"),
+        (QUESTION, "combined"),
+    ]
+
+
+def test_the_prompt_ends_with_its_input(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal) as stdin, os.fdopen(controller, "wb", buffering=0) as keys:
+        keys.write(b"Who?\n\x04")
+        monkeypatch.setattr(sys, "stdin", stdin)
+        found = run("query", "--corpus", "sayings", "--max-tokens", 2, "--json")
+    assert found.status == 0
+    assert [json.loads(line)["question"] for line in found.out.splitlines() if line] == ["Who?"]
+
+
+def test_evaluate(run: Run, built: Path, corpus: Path) -> None:
+    questions = corpus / "questions.jsonl"
+    shared = ("--corpus", "sayings", "--max-tokens", 2)
+    found = run("evaluate", questions, *shared, "--modes", "closed-book,prag", "--json").rows
+    assert [row["mode"] for row in found] == ["closed-book", "prag"]
+    assert {"exact_match", "f1", "contains"} <= found[0]["scores"].keys()
+    assert (found[1]["questions"], found[1]["version"], len(found[1]["digest"])) == (4, "sayings@v1", 64)
+    table = run("evaluate", questions, *shared, "--modes", "prag", "--sample", 2, "--gold")
+    assert table.out.splitlines()[0].split("\t") == [
+        *("mode", "exact match", "f1", "contains", "seconds", "prompt tokens")
+    ]
+    assert "2 questions on sayings@v1, their own documents" in table.err
+    assert run("queries", "list", "--json").out == ""
+    assert run("evaluate", "missing.jsonl", *shared).status == 4
+    assert run("evaluate", questions, *shared, "--modes", "prag,magic").status == 2
+
+
+def test_export_and_merge(run: Run, built: Path) -> None:
+    adapters = [row["digest"] for row in run("adapters", "list", "--json").rows]
+    (one,) = run("export", adapters[0][:12], "--out", "one", "--json").rows
+    assert one == {"digest": adapters[0], "folder": "one"}
+    assert sorted(path.name for path in Path("one").iterdir()) == [
+        *("README.md", "adapter_config.json", "adapter_model.safetensors")
+    ]
+    several = run("export", *adapters[:2], "--out", "several").out.splitlines()
+    assert [Path(line).is_dir() for line in several] == [True, True]
+    again = run("export", adapters[0], "--out", "one")
+    assert (again.status, again.out) == (2, "")
+    (merged,) = run("merge", *adapters[:2], "--weights", "0.75,0.25", "--out", "merged", "--json").rows
+    assert merged["adapters"] == adapters[:2]
+    assert (Path("merged") / "adapter_model.safetensors").exists()
+    whole = run("merge", "sayings@v1", "--into-base", "--method", "svd", "--svd-rank", 3, "--out", "whole")
+    assert (whole.status, whole.out) == (0, "whole\n")
+    assert (Path("whole") / "model.safetensors").exists()
+    assert run("merge", adapters[0], "--weights", "a", "--out", "x").status == 2
+    assert run("merge", "0000", "--out", "x").status == 5
+    assert run("export", "0000", "--out", "x").status == 5
+    assert not Path("x").exists()
+
+
+def test_a_corpus_without_a_version_says_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_home(tmp_path / "home")
+    monkeypatch.setenv("PRAGREG_HOME", str(tmp_path / "home"))
+    found = run("query", "Who?")
+    assert (found.status, found.err.splitlines()[-1]) == (3, "try: pragreg db upgrade")
+    run("db", "upgrade")
+    found = run("query", "Who?")
+    assert (found.status, found.err.splitlines()[0]) == (5, "error: there is no corpus 'default'")
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("rank=8", ("rank", 8)),
+        ("learning-rate = 1e-3", ("learning_rate", 1e-3)),
+        ('examples=["qa", "text"]', ("examples", ["qa", "text"])),
+        ("examples=qa,text", ("examples", "qa,text")),
+        ("shuffle=false", ("shuffle", False)),
+        ("loss=all", ("loss", "all")),
+        ("layout = 'paper'", ("layout", "paper")),
+        ("rank=1\nseed=2", ("rank", "1\nseed=2")),
+    ],
+)
+def test_settings_are_toml_or_text(text: str, setting: tuple[str, object]) -> None:
+    assert parse_setting(text) == setting
+
+
+def test_lists_with_commas() -> None:
+    assert parse_modes("prag, rag,prag") == ("prag", "rag")
+    assert parse_numbers("1, 0.5") == (1.0, 0.5)
+    for text in ("", ",", "prag;rag"):
+        with pytest.raises(UsageError):
+            parse_modes(text)

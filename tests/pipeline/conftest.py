@@ -1,0 +1,75 @@
+"""A small corpus with augmentations, as files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import registry
+from registry.catalog import schema
+from registry.settings import Home, create_home
+
+ROOT = Path(registry.__file__).parents[1]
+
+TEXTS = {
+    "ferry": ("The Ferry", "The ferry of Tarn carries salt and wool across the strait every morning at six."),
+    "mill": ("The Mill", "The mill on the Osk grinds blue barley for eleven bakers and one brewer."),
+    "lamp": ("The Lamp", "The lamp of Ostrel burns green oil that is pressed from mountain nuts in winter."),
+    "bell": ("The Bell", "The bell of Varn was cast from forty ship anchors after the flood of 1688."),
+    "well": ("The Well", "Nobody drinks from the well of Sarn, for its water tastes of iron and smoke."),
+    "gate": ("The Gate", "The gate of Quill has nine locks whose keys are kept by nine families."),
+    "kite": ("The Kite", "The kite of Brom lifts a basket in which the weather warden counts clouds."),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Files of a corpus (JSON Lines) and its augmentations; ``count`` documents."""
+
+    documents: Path
+    augmentations: Path
+    questions: Path
+    count: int
+
+
+@pytest.fixture
+def other_home(tmp_path: Path) -> Home:
+    """A second registry home."""
+    home = create_home(tmp_path / "other")
+    schema.upgrade(home.catalog_url)
+    return home
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    return write_sample(tmp_path / "sample")
+
+
+def write_sample(folder: Path) -> Sample:
+    folder.mkdir(parents=True)
+    files = Sample(
+        folder / "documents.jsonl", folder / "augmentations.jsonl", folder / "questions.jsonl", count=len(TEXTS)
+    )
+    records = [{"id": name, "title": title, "text": text} for name, (title, text) in TEXTS.items()]
+    augmentations = [
+        {
+            "document_id": name,
+            "generator": "handwritten",
+            "rewrites": [f"{text} That is all about {title.lower()}."],
+            "qa": [
+                {"question": f"What does {title.lower()} have to do with?", "answer": text.rstrip(".").split()[-1]},
+                {"question": f"Where or what is {title.lower()} of?", "answer": " ".join(text.split()[1:4])},
+            ],
+        }
+        for name, (title, text) in TEXTS.items()
+    ]
+    questions = [
+        {"question": f"What is said of {title.lower()}?", "answers": [text.split()[1]], "document_ids": [name]}
+        for name, (title, text) in TEXTS.items()
+    ]
+    for path, rows in ((files.documents, records), (files.augmentations, augmentations), (files.questions, questions)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return files

@@ -1,0 +1,135 @@
+"""Asking: what an answer is made of, in every mode, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.catalog.listing import list_queries
+from registry.documents import ReadOptions
+from registry.errors import IntegrityError, NotFoundError, UsageError
+from registry.pipeline.build import BuildRequest, build
+from registry.pipeline.evaluate import EvaluationRequest, evaluate
+from registry.pipeline.opened import opened
+from registry.pipeline.progress import Silent
+from registry.pipeline.query import Asker, Asking, open_asker
+from registry.pipeline.recipes import RecipeRequest
+from registry.records import MODES, Mode
+from registry.settings import Home, create_home
+from tests.pipeline.conftest import Sample, write_sample
+
+QUESTIONS = ["Who grinds blue barley?", "What does the ferry of Tarn carry?", "c++ OR (", "Which bell?"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path) -> Home:
+    from registry.catalog import schema
+
+    folder = tmp_path_factory.mktemp("built")
+    sample = write_sample(folder / "sample")
+    home = create_home(folder / "home")
+    schema.upgrade(home.catalog_url)
+    settings = {"epochs": 8, "rank": 2, "learning_rate": 1e-2}
+    request = BuildRequest(
+        sources=(str(sample.documents),),
+        read=ReadOptions(),
+        recipe=RecipeRequest(base_model=str(tiny_model_path), dtype="float32", settings=settings),
+        augmenter=f"import:{sample.augmentations}",
+        device="cpu",
+        workers=1,
+    )
+    build(home, request, Silent())
+    return home
+
+
+@pytest.fixture
+def asker(built: Home) -> Iterator[Asker]:
+    with open_asker(built, "default", device="cpu") as asker:
+        yield asker
+
+
+def test_an_answer_says_what_it_was_made_of(built: Home, asker: Asker) -> None:
+    (answer,) = asker.ask(QUESTIONS[:1], Asking(k=2))
+    assert answer.version == "default@v1"
+    assert answer.hits[0].document.title == "The Mill"
+    assert len(answer.weights) == len(answer.hits)
+    assert {"search", "load", "inject", "prefill", "decode"} <= answer.milliseconds.keys()
+    with opened(built) as registry:
+        data = registry.adapters(hit.adapter_digest for hit in answer.hits)
+        assert len(data) == len(answer.hits)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_answers_as_one_by_one(asker: Asker, mode: Mode) -> None:
+    asking = Asking(mode=mode, k=2, max_new_tokens=8, log=False)
+    together = list(asker.ask(QUESTIONS, asking))
+    alone = [answer for question in QUESTIONS for answer in asker.ask([question], asking)]
+    assert [answer.answer for answer in together] == [answer.answer for answer in alone]
+    assert [answer.question for answer in together] == QUESTIONS
+    passages = mode in ("rag", "combined")
+    assert all((answer.prompt_tokens > 40) == (passages and bool(answer.hits)) for answer in together)
+
+
+def test_adapters_change_answers_and_leave_no_trace(asker: Asker) -> None:
+    bare = [answer.answer for answer in asker.ask(QUESTIONS, Asking(mode="closed-book", log=False))]
+    adapted = [answer.answer for answer in asker.ask(QUESTIONS, Asking(log=False))]
+    assert bare != adapted
+    assert bare == [answer.answer for answer in asker.ask(QUESTIONS, Asking(mode="closed-book", log=False))]
+    assert adapted == [answer.answer for answer in asker.ask(QUESTIONS, Asking(log=False))]
+
+
+def test_more_documents_than_before_get_more_room(asker: Asker) -> None:
+    one = [answer.answer for answer in asker.ask(QUESTIONS[:1], Asking(k=1, log=False))]
+    assert len(next(iter(asker.ask(["the of Tarn bell mill ferry"], Asking(k=5, log=False)))).hits) >= 3
+    assert one == [answer.answer for answer in asker.ask(QUESTIONS[:1], Asking(k=1, log=False))]
+
+
+def test_questions_are_logged_unless_told_otherwise(built: Home, asker: Asker) -> None:
+    def logged() -> int:
+        with opened(built) as registry, registry.catalog.read() as session:
+            return len(list(list_queries(session, limit=1000)))
+
+    before = logged()
+    list(asker.ask(QUESTIONS, Asking(log=False)))
+    assert logged() == before
+    list(asker.ask(QUESTIONS, Asking()))
+    assert logged() == before + len(QUESTIONS)
+
+
+def test_impossible_questions_are_refused(asker: Asker) -> None:
+    for question, asking in (("  ", Asking()), ("fine", Asking(k=0)), ("fine", Asking(weights="heavy"))):
+        with pytest.raises(UsageError):
+            list(asker.ask([question], asking))
+    with pytest.raises(UsageError):
+        Asking(mode="psychic")  # type: ignore[arg-type]
+
+
+def test_a_corpus_that_is_not_there_is_refused(built: Home) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"), open_asker(built, "nowhere", device="cpu"):
+        pass
+
+
+def test_evaluation_scores_every_mode(built: Home, tmp_path: Path) -> None:
+    sample: Sample = write_sample(tmp_path / "sample")
+    request = EvaluationRequest(sample.questions, MODES, Asking(k=2, max_new_tokens=4))
+    result = evaluate(built, "default", request, device="cpu", progress=Silent())
+    assert [one.mode for one in result.results] == list(MODES)
+    assert result.questions == sample.count
+    assert result.found_gold == 1.0
+    gold = EvaluationRequest(sample.questions, ("prag",), Asking(k=1, max_new_tokens=4), gold=True)
+    assert evaluate(built, "default", gold, device="cpu", progress=Silent()).found_gold is None
+
+
+def test_damaged_bytes_are_not_answered_from(built: Home) -> None:
+    (pack,) = Path(built.packs_url).rglob("*.safetensors")
+    whole = pack.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 3 :: 1000] = bytes(byte ^ 1 for byte in damaged[len(damaged) // 3 :: 1000])
+    try:
+        pack.write_bytes(damaged)
+        with open_asker(built, "default", device="cpu") as asker, pytest.raises(IntegrityError):
+            list(asker.ask(["the mill ferry lamp bell well gate kite"], Asking(k=7, log=False)))
+    finally:
+        pack.write_bytes(whole)
