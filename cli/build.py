@@ -99,6 +99,9 @@ FULL_LIST = 20
     show_default="one a core, or one a GPU",
     help="Processes that train.",
 )
+@click.option(
+    "--take-over", is_flag=True, help="Build although another machine is recorded as building; for when it is gone."
+)
 @json_option
 def build(home: Home, sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Give every document of the SOURCEs an adapter, and make a new version of the corpus.
@@ -136,6 +139,7 @@ def build(home: Home, sources: tuple[str, ...], as_json: bool, **options: Any) -
         workers=options["workers"],
         message=options["message"],
         language=options["language"],
+        take_over=options["take_over"],
     )
     with progress_bars() as progress:
         summary = run(home, request, progress)

@@ -34,14 +34,17 @@ def upgrade(home: Home, revision: str) -> None:
 def current(home: Home, as_json: bool) -> None:
     """Show the schema that the catalog has, and the one that this program needs."""
     from registry.catalog import schema
+    from registry.catalog.revisions import known_revisions
 
     found, needed = schema.current(home.catalog_url), schema.head()
     if as_json:
         write_json({"current": found, "head": needed})
         return
     write_line(found or "none")
-    if found != needed:
-        say(f"this program needs {needed}: pragreg db upgrade")
+    if found is not None and found not in known_revisions():
+        say(f"this pragreg knows schemas up to {needed}: pip install --upgrade pragreg")
+    elif found != needed:
+        say(f"this pragreg needs {needed}: pragreg db upgrade")
 
 
 @db.command()
@@ -74,7 +77,8 @@ def check(home: Home, as_json: bool) -> None:
             write_line(difference)
     if differences:
         raise HomeError(
-            f"the catalog differs from what this program needs in {len(differences)} places", hint="pragreg db upgrade"
+            f"the catalog differs from what this pragreg needs in {len(differences)} places",
+            hint="pragreg did not make these changes: undo them in the database, or restore a backup",
         )
     if not as_json:
         say("the catalog is as this program needs it")

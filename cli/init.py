@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from cli.options import json_option
 from cli.output import say, write_json, write_line
 from registry.errors import PragregError
-from registry.settings import DEFAULT_BASE_MODEL, DEFAULT_HOME, HOME_VARIABLE, SETTINGS_FILE, Home, create_home
+from registry.settings import (
+    DEFAULT_BASE_MODEL,
+    DEFAULT_HOME,
+    HOME_VARIABLE,
+    SETTINGS_FILE,
+    Home,
+    absolute_catalog,
+    create_home,
+)
 
 
 @click.command(short_help="Make a registry home.")
@@ -39,10 +48,13 @@ def init(folder: str, catalog: str | None, packs: str | None, base_model: str | 
 
     In a home that exists, the settings stay as they are and nothing is lost.
     """
-    path = Path(folder).expanduser()
+    path = Path(folder or DEFAULT_HOME).expanduser()
     existed = (path / SETTINGS_FILE).exists()
     home = create_home(
-        path, catalog_url=catalog, packs_url=_absolute(packs), base_model=_absolute(base_model) or DEFAULT_BASE_MODEL
+        path,
+        catalog_url=None if catalog is None else absolute_catalog(Path.cwd(), catalog),
+        packs_url=_packs(packs),
+        base_model=_base_model(base_model),
     )
     _upgrade(home, existed)
     if existed and (catalog or packs or base_model):
@@ -51,9 +63,9 @@ def init(folder: str, catalog: str | None, packs: str | None, base_model: str | 
         write_json({"home": home.path, "created": not existed})
         return
     write_line(f"{'the registry home is' if existed else 'made a registry home in'} {home.path}")
-    chosen = "" if path.name == DEFAULT_HOME and path.absolute().parent == Path.cwd() else f" --home {home.path}"
     if not existed:
-        say(f"next: pragreg build SOURCE...{chosen}")
+        is_default = home.path == Path.cwd() / DEFAULT_HOME
+        say("next: pragreg build SOURCE..." + ("" if is_default else f" --home {quote(str(home.path))}"))
 
 
 def _upgrade(home: Home, existed: bool) -> None:
@@ -68,10 +80,22 @@ def _upgrade(home: Home, existed: bool) -> None:
         raise
 
 
-def _absolute(reference: str | None) -> str | None:
-    """Return paths as absolute ones: they were typed relative to the working folder, not to the home."""
-    if reference is None or "://" in reference:
-        return reference
+def _packs(reference: str | None) -> str | None:
+    """Return where packs are to lie; a path was typed relative to the working folder, not to the home."""
+    if not reference:
+        return None
+    if "://" not in reference:
+        return str(Path(reference).expanduser().absolute())
+    from registry.store.packs import PackStore
+
+    PackStore(reference).close()  # a URL that nothing can open is refused before there is a home
+    return reference
+
+
+def _base_model(reference: str | None) -> str:
+    """Return the base model's reference; a path is told from a Hub id by its look, or by being there."""
+    if not reference:
+        return DEFAULT_BASE_MODEL
     path = Path(reference).expanduser()
     is_path = path.exists() or reference.startswith((".", "~", os.sep))
     return str(path.absolute()) if is_path else reference

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import click
 
 from cli.answers import hit_record
 from cli.options import complete_corpus, home_option, json_option, limit_option, offset_option
-from cli.output import plain, say, write_json, write_record, write_records
+from cli.output import say, write_json, write_record, write_records
+from registry.errors import UsageError
 from registry.records import MODES
 from registry.settings import Home
 
+MOST = 2**31 - 1
 BUILD_STATES = ("running", "finished", "failed", "interrupted")
 
 version_option = click.option(
@@ -29,6 +32,8 @@ def _list(home: Home, name: str, columns: tuple[str, ...], as_json: bool, limit:
     from registry.catalog import listing
     from registry.catalog.engine import open_catalog
 
+    for option, value in {**filters, "limit": limit}.items():
+        _check_filter(option, value)
     read: Callable[..., list[Any]] = getattr(listing, f"list_{name}")
     # One more than asked for shows whether there is more.
     wanted = limit + 1 if limit else None
@@ -38,6 +43,17 @@ def _list(home: Home, name: str, columns: tuple[str, ...], as_json: bool, limit:
     write_records(shown, columns, as_json=as_json)
     if len(shown) < len(found):
         say(f"there are more {name}; see --limit and --offset")
+
+
+def _check_filter(option: str, value: str | int | None) -> None:
+    name = "corpus" if option == "reference" else option
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"--{name} is not UTF-8: {value!r}", hint="set the terminal to UTF-8") from None
+    if isinstance(value, int) and value > MOST:
+        raise UsageError(f"--{name} is too large: {value}", hint=f"give at most {MOST}")
 
 
 def _show(home: Home, name: str, identifier: str) -> Any:
@@ -201,7 +217,7 @@ def show_query(home: Home, number: str, as_json: bool) -> None:
     """Show an answered question by its NUMBER, with the hits and adapters that gave the answer."""
     found = _show(home, "query", number)
     hits = [hit_record(hit) | {"weight": weight} for hit, weight in zip(found.hits, found.weights, strict=True)]
-    record = plain(found.line) | {
+    record = {field.name: getattr(found.line, field.name) for field in fields(found.line)} | {
         "recipe_digest": found.recipe_digest,
         "base_model": found.base_model,
         "prompt_tokens": found.prompt_tokens,

@@ -6,6 +6,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote as quote_argument
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ HOME_VARIABLE = "PRAGREG_HOME"
 MODELS_VARIABLE = "PRAGREG_MODELS"
 DEFAULT_HOME = ".pragreg"
 SETTINGS_FILE = "pragreg.toml"
+_MEND = "mend it: docs/formats.md, or the pragreg.toml of a fresh `pragreg init --home FOLDER`, shows how"
 DEFAULT_CORPUS = "default"
 DEFAULT_BASE_MODEL = "smollm2-135m"
 DEFAULT_PACK_SIZE_BYTES = 256 * 1024 * 1024
@@ -62,7 +64,7 @@ def locate_home(given: str | None, *, start: Path | None = None) -> Path:
         path = Path(named).expanduser().absolute()
         if (path / SETTINGS_FILE).is_file():
             return path
-        raise HomeError(f"there is no registry home at {path}", hint=f"pragreg init --home {path}")
+        raise HomeError(f"there is no registry home at {path}", hint=f"pragreg init --home {quote_argument(str(path))}")
     origin = (start or Path.cwd()).absolute()
     for folder in (origin, *origin.parents):
         if (folder / DEFAULT_HOME / SETTINGS_FILE).is_file():
@@ -73,13 +75,14 @@ def locate_home(given: str | None, *, start: Path | None = None) -> Path:
 def create_home(
     path: Path, *, catalog_url: str | None = None, packs_url: str | None = None, base_model: str = DEFAULT_BASE_MODEL
 ) -> Home:
-    """Make the folder of a registry home with its ``pragreg.toml``; an existing one is left as it is.
+    """Make the folder of a registry home with its ``pragreg.toml`` and folders; existing ones are left as they are.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     path = path.expanduser().absolute()
-    if not (path / SETTINGS_FILE).exists():
+    is_new = not (path / SETTINGS_FILE).exists()
+    if is_new:
         settings: dict[str, Any] = {
             "catalog": {"url": catalog_url or "sqlite:///catalog.sqlite"},
             "packs": {"url": packs_url or "packs", "size_bytes": DEFAULT_PACK_SIZE_BYTES},
@@ -92,8 +95,26 @@ def create_home(
             partial.write_bytes(tomli_w.dumps(settings).encode())
             partial.replace(path / SETTINGS_FILE)
         except OSError as error:
-            raise StorageError(f"the registry home {path} cannot be written: {error.strerror or error}") from error
-    return open_home(path)
+            raise _not_writable(path, error) from error
+    home = open_home(path)
+    try:
+        for folder in (home.index_path, home.models_path):
+            folder.mkdir(parents=True, exist_ok=True)
+        if "://" not in home.packs_url:
+            Path(home.packs_url).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_new:
+            home.settings_path.unlink()
+        raise _not_writable(path, error) from error
+    return home
+
+
+def _not_writable(path: Path, error: OSError) -> StorageError:
+    where = "" if error.filename in (None, str(path)) else f" ({error.filename})"
+    return StorageError(
+        f"the registry home {path} cannot be written{where}: {error.strerror or error}",
+        hint="pragreg init --home FOLDER, with a folder that you may write",
+    )
 
 
 def open_home(path: Path) -> Home:
@@ -109,26 +130,33 @@ def open_home(path: Path) -> Home:
         models_path = os.environ.get(MODELS_VARIABLE) or str(models["path"])
         return Home(
             path=path,
-            catalog_url=_absolute_catalog(path, str(catalog["url"])),
+            catalog_url=absolute_catalog(path, str(catalog["url"])),
             packs_url=_absolute(path, str(packs["url"])),
             index_path=path / str(settings["index"]["path"]),
             models_path=path / Path(models_path).expanduser(),
             base_model=str(models["base_model"]),
             pack_size_bytes=int(packs["size_bytes"]),
         )
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
-        raise HomeError(f"{file} cannot be read: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise HomeError(f"{file} lacks the setting {error}", hint="compare it with docs/formats.md") from error
+    except OSError as error:
+        raise HomeError(f"{file} cannot be read: {error.strerror or error}", hint="check who may read it") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise HomeError(f"{file} is not TOML: {error}", hint=_MEND) from error
+    except KeyError as error:
+        raise HomeError(f"{file} lacks the setting {error}", hint=_MEND) from error
+    except (TypeError, ValueError) as error:
+        raise HomeError(f"{file} has a setting of the wrong kind: {error}", hint=_MEND) from error
 
 
 def _absolute(home: Path, url: str) -> str:
     return url if "://" in url else str(home / Path(url).expanduser())
 
 
-def _absolute_catalog(home: Path, url: str) -> str:
+def absolute_catalog(folder: Path, url: str) -> str:
+    """Return the URL of a catalog with the path of an SQLite file taken from ``folder`` if it is relative."""
     prefix = "sqlite:///"
+    if url in (prefix, f"{prefix}:memory:"):
+        return url  # no file at all: refused when the catalog is opened
     if not url.startswith(prefix + "/") and url.startswith(prefix):
         # In a URL the home's own path must be escaped (a folder may be called "50%20"); the setting is one already.
-        return f"{prefix}{quote(str(home))}/{url.removeprefix(prefix)}"
+        return f"{prefix}{quote(str(folder))}/{url.removeprefix(prefix)}"
     return url

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sqlalchemy import Select, delete, distinct, func, insert, select, update
 from sqlalchemy.orm import Session
@@ -29,6 +30,9 @@ from registry.errors import BusyError, NotFoundError, UsageError
 from registry.records import PlacedDocument, StagedDocument
 
 DEFAULT_LANGUAGE = "en"
+
+IsAlive = Callable[[str, int, datetime], bool]
+"""Whether the process of that host and number, which began a build at that moment, may still run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,15 @@ def begin_build(
     who: str,
     host: str,
     pid: int,
-    is_alive: Callable[[str, int], bool],
+    is_alive: IsAlive,
     message: str = "",
     language: str | None = None,
+    take_over: bool = False,
 ) -> int:
     """Begin a build of ``corpus``, which is created if it is new, and return the build's number.
 
-    A build that is marked as running but whose process is gone (``is_alive(host, pid)``) is marked as interrupted.
+    A build that is marked as running but whose process is gone is marked as interrupted. Of a process on another host
+    nothing is known, so its build is ended only to ``take_over``; should it live, it cannot commit any more.
     ``language`` (ISO 639-1) is the corpus' for good once it is created; None means the corpus' own, or English.
 
     Raises:
@@ -83,7 +89,10 @@ def begin_build(
     check_corpus_name(corpus)
     recipe = recipe_id(session, recipe_digest)
     number = _lock_corpus(session, corpus, language)
-    _end_dead_builds(session, corpus, number, is_alive)
+    for build in _running_builds(session, number):
+        if is_alive(build.host, build.pid, build.started_at) and (build.host == host or not take_over):
+            raise _busy(corpus, build, is_here=build.host == host)
+        _end_build(session, build.id, f"its process is gone; {who} on {host} took over")
     _clear_staging(session, select(BuildRow.id).where(BuildRow.corpus_id == number))
     result = session.execute(
         insert(BuildRow)
@@ -227,24 +236,33 @@ def _lock_corpus(session: Session, corpus: str, language: str | None) -> int:
     return number
 
 
-def _end_dead_builds(session: Session, corpus: str, number: int, is_alive: Callable[[str, int], bool]) -> None:
-    running = session.execute(
-        select(BuildRow.id, BuildRow.who, BuildRow.host, BuildRow.pid, BuildRow.started_at).where(
-            BuildRow.corpus_id == number, BuildRow.status == "running"
-        )
-    ).all()
-    for build, who, host, pid, started_at in running:
-        if is_alive(host, pid):
-            raise BusyError(
-                f"corpus {corpus!r} is being built: build {build} by {who} on {host}, process {pid}, "
-                f"since {started_at:%Y-%m-%d %H:%M:%S} UTC",
-                hint="wait for it to end, or stop that process and try again",
-            )
-        session.execute(
-            update(BuildRow)
-            .where(BuildRow.id == build)
-            .values(status="interrupted", finished_at=utc_now(), error="its process ended without a word")
-        )
+class _Running(NamedTuple):
+    id: int
+    who: str
+    host: str
+    pid: int
+    started_at: datetime
+
+
+def _running_builds(session: Session, corpus: int) -> list[_Running]:
+    query = select(BuildRow.id, BuildRow.who, BuildRow.host, BuildRow.pid, BuildRow.started_at)
+    rows = session.execute(query.where(BuildRow.corpus_id == corpus, BuildRow.status == "running"))
+    return [_Running(*row) for row in rows.all()]
+
+
+def _busy(corpus: str, build: _Running, *, is_here: bool) -> BusyError:
+    return BusyError(
+        f"corpus {corpus!r} is being built: build {build.id} by {build.who} on {build.host}, process {build.pid}, "
+        f"since {build.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        hint=f"wait for it to end, or stop it (kill {build.pid}) and try again"
+        if is_here
+        else f"wait for it to end; if that process is gone: pragreg build SOURCE... --corpus {corpus} --take-over",
+    )
+
+
+def _end_build(session: Session, build_id: int, error: str) -> None:
+    ended = update(BuildRow).where(BuildRow.id == build_id)
+    session.execute(ended.values(status="interrupted", finished_at=utc_now(), error=error))
 
 
 def _clear_staging(session: Session, builds: Select[int]) -> None:

@@ -61,7 +61,7 @@ def parse_url(text: str) -> URL:
 def safe_url(url: URL) -> str:
     """Return the URL for people to read: as they write it, with passwords masked."""
     if url.get_backend_name() == "sqlite":
-        return f"{SQLITE}{url.database}"
+        return f"{SQLITE}{url.database or ''}"
     masked = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}
     shown = url.update_query_dict(masked).set(drivername=url.get_backend_name())
     return shown.render_as_string(hide_password=True).replace(quote_plus("***"), "***")
@@ -134,6 +134,13 @@ def lock_schema(connection: Connection) -> None:
     """Let only one process change the schema; SQLite's write lock does that already."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+
+
+def encoding(connection: Connection) -> str:
+    """Return how the database keeps text; a new SQLite file is always UTF-8."""
+    if connection.dialect.name == "postgresql":
+        return str(connection.exec_driver_sql("SHOW server_encoding").scalar_one())
+    return "UTF8"
 
 
 def dangling_rows(connection: Connection) -> list[str]:

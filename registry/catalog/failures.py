@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError
 
-from registry.errors import BusyError, InputError, PragregError, StorageError
+from registry.errors import BusyError, HomeError, InputError, PragregError, StorageError
 
 _BUSY = "another process has been writing to the catalog {name} for too long"
 _BUSY_HINT = "run the command again when the other one is done; `pragreg builds list` shows what is running"
 _FULL_HINT = "make room, then run the command again: what was finished is kept"
 _CORRUPT_HINT = "restore the file from a backup; `sqlite3 FILE .recover` reads what can still be read"
 _PATH_HINT = "check that its folder is there and that you may read and write it"
+_URL_HINT = "mend the url in pragreg.toml, [catalog]"
 _SERVER_HINT = "check the url in pragreg.toml, [catalog], and that the server runs"
 
 # https://www.sqlite.org/rescode.html; the low byte of an extended code is the primary code.
@@ -55,10 +56,14 @@ def translated(name: str, *, password: str | None = None) -> Iterator[None]:
     Raises:
         BusyError: another process holds a lock for too long.
         StorageError: the database cannot be reached, read or written, or its disk is full.
-        InputError: a value cannot be stored (PostgreSQL takes no NUL character).
+        HomeError: the url has an option that the driver does not know.
+        InputError: a value cannot be stored (half a surrogate pair; PostgreSQL takes no NUL character either).
     """
     try:
         yield
+    except UnicodeEncodeError as error:
+        kind, message, hint = _SQLSTATE_FAILURES["22"]
+        raise kind(message.format(name=name, reason=f"{error.object!r} is not UTF-8"), hint=hint) from error
     except (DBAPIError, sqlite3.Error) as error:
         # A statement's error comes wrapped; that of a connection's first PRAGMAs comes as it is.
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -82,6 +87,8 @@ def _postgresql_failure(error: Exception) -> tuple[type[PragregError], str, str]
         # No code of the server's: psycopg itself failed, at connecting or at adapting a value.
         if type(error.orig).__name__ == "DataError":
             return _SQLSTATE_FAILURES["22"]
+        if "invalid connection option" in str(error.orig):
+            return (HomeError, "the catalog's url cannot be used: {reason}", _URL_HINT)
         if error.connection_invalidated:
             return _SQLSTATE_FAILURES["08"]
         if type(error.orig).__name__ in ("OperationalError", "ConnectionTimeout"):

@@ -50,7 +50,8 @@ def complete_digest(session: Session, column: InstrumentedAttribute[str], identi
     Raises:
         NotFoundError: none does, or several do (the message lists some).
     """
-    hint = f"pragreg {noun}s list"
+    # Recipes are seen where they are used.
+    hint = f"pragreg {'corpora' if noun == 'recipe' else noun + 's'} list"
     match = _PREFIX.fullmatch(identifier.strip().lower())
     if match is None:
         raise NotFoundError(f"{identifier!r} is not the digest of any {noun}", hint=hint)

@@ -49,13 +49,18 @@ def sqlite_path(url: str) -> str | None:
     return unquote(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
 
 
+def is_corpus_name(name: str) -> bool:
+    """Return whether a corpus may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_corpus_name(name: str) -> None:
     """Check that a corpus may have this name (it becomes a folder and part of a Hub repository's name).
 
     Raises:
         UsageError: it may not.
     """
-    if _NAME.fullmatch(name) is None:
+    if not is_corpus_name(name):
         raise UsageError(
             f"{name!r} cannot be the name of a corpus",
             hint="use up to 64 of the letters a-z, digits, dot, dash and underscore, beginning with a letter or digit",

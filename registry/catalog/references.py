@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.dialect import BULK
 from registry.catalog.models import AliasMoveRow, AliasRow, CorpusRow, RecipeRow, VersionRow, utc_now
-from registry.catalog.names import check_alias_name, parse_reference
+from registry.catalog.names import check_alias_name, is_corpus_name, parse_reference
 from registry.errors import NotFoundError
 from registry.records import Version
 
@@ -32,10 +32,16 @@ def corpus_id(session: Session, name: str) -> int:
     Raises:
         NotFoundError: there is no such corpus; the hint lists those that there are.
     """
-    found = session.scalar(select(CorpusRow.id).where(CorpusRow.name == name))
+    # What no corpus can be called is not looked for: it may be text that no database takes.
+    is_name = is_corpus_name(name)
+    found = session.scalar(select(CorpusRow.id).where(CorpusRow.name == name)) if is_name else None
     if found is None:
         names = list(session.scalars(select(CorpusRow.name).order_by(CorpusRow.name).limit(20)))
-        hint = f"there are: {', '.join(names)}" if names else f"pragreg build SOURCE... --corpus {name}"
+        hint = (
+            f"there are: {', '.join(names)}"
+            if names
+            else f"pragreg build SOURCE... --corpus {name if is_name else 'NAME'}"
+        )
         raise NotFoundError(f"there is no corpus {name!r}", hint=hint)
     return found
 

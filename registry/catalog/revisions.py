@@ -5,6 +5,7 @@ A revision is named like its file in ``migrations/versions``, and files are in o
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def refuse_other_schema(found: str | None, name: str) -> None:
     known = known_revisions()
     if found is None:
         raise HomeError(f"there is no catalog at {name}", hint="pragreg db upgrade")
+    if re.fullmatch(r"\d{4}_\w+", found) is None:
+        raise HomeError(
+            f"the database {name} belongs to another program: its schema is {found}",
+            hint="give the catalog a database of its own, in pragreg.toml, [catalog] url",
+        )
     if found not in known:
         raise HomeError(
             f"the catalog {name} has schema {found}, which this pragreg does not know yet",

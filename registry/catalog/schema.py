@@ -36,7 +36,7 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at ``url`` to ``revision``; an SQLite file is created if it is not there.
 
     Raises:
-        HomeError: its schema is newer than this program.
+        HomeError: its schema is newer than this program, or it cannot hold a catalog.
         UsageError: there is no such revision.
         StorageError: the database cannot be reached or written.
     """
@@ -88,14 +88,13 @@ def check(url: str) -> list[str]:
     """Return what differs between the models and the database at ``url``, one line each; empty if they agree.
 
     Raises:
-        HomeError: there is no catalog.
+        HomeError: there is no catalog, or one of another schema.
         StorageError: the database cannot be reached or read.
     """
     _require_file(url)
     with _connected(url, writes=False) as connection:
         found = read_revision(connection)
-        if found is None:
-            refuse_other_schema(found, dialect.safe_url(connection.engine.url))
+        refuse_other_schema(found, dialect.safe_url(connection.engine.url))
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = [_describe(step) for step in compare_metadata(context, Base.metadata)]
         return [*differences, *_check_constraints(connection)]
@@ -127,8 +126,12 @@ def _run(connection: Connection, step: Any, revision: str) -> None:
     name = dialect.safe_url(connection.engine.url)
     dialect.lock_schema(connection)
     found = read_revision(connection)
-    if found is not None and found not in known_revisions():
+    if found is None:
+        _require_room(connection, name)
+    elif found not in known_revisions():
         refuse_other_schema(found, name)
+    if not revision:
+        raise UsageError("the revision is empty", hint="pragreg db history")
     try:
         step(_config(connection), revision)
     except CommandError as error:
@@ -136,6 +139,22 @@ def _run(connection: Connection, step: Any, revision: str) -> None:
     dangling = dialect.dangling_rows(connection)
     if dangling:
         raise IntegrityError(f"the migration of {name} would leave dangling rows in: {', '.join(dangling)}")
+
+
+def _require_room(connection: Connection, name: str) -> None:
+    """Check that a database without a catalog can take one."""
+    strangers = sorted(set(inspect(connection).get_table_names()) & Base.metadata.tables.keys())
+    if strangers:
+        raise HomeError(
+            f"{name} has no catalog, but tables called as those of one: {', '.join(strangers[:3])}",
+            hint="give the catalog a database of its own, in pragreg.toml, [catalog] url",
+        )
+    encoding = dialect.encoding(connection)
+    if encoding != "UTF8":
+        raise HomeError(
+            f"{name} keeps text as {encoding}, which lacks most characters",
+            hint="make a database with: createdb --encoding=UTF8 --template=template0 NAME",
+        )
 
 
 def _require_file(url: str) -> None:

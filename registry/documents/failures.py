@@ -1,37 +1,11 @@
-"""What can go wrong when a source is opened or read, whichever file system it lies on."""
+"""Why a source cannot be opened or read, whichever file system it lies on."""
 
 from __future__ import annotations
 
 import re
-import sys
-import zlib
 from http import HTTPStatus
 
-# fsspec's file systems raise their client library's own errors; these are the roots of the well-known ones.
-_CLIENT_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("azure.core.exceptions", "AzureError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("ftplib", "Error"),
-    ("gcsfs.retry", "HttpError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("httpx", "HTTPError"),
-    ("huggingface_hub.errors", "HfHubHTTPError"),
-    ("paramiko.ssh_exception", "SSHException"),
-    ("requests.exceptions", "RequestException"),
-)
 _PASSWORD = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
-
-
-def read_failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return ``more`` and what opening and reading a source can raise; client libraries count once imported."""
-    found: list[type[Exception]] = [OSError, EOFError, ValueError, ImportError, zlib.error, *more]
-    for module, name in _CLIENT_ERRORS:
-        error = getattr(sys.modules.get(module), name, None)
-        if isinstance(error, type) and issubclass(error, Exception):
-            found.append(error)
-    return tuple(found)
 
 
 def failure_reason(error: Exception) -> str:

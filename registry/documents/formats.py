@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import PurePosixPath
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 Format = Literal["text", "markdown", "html", "jsonl", "csv", "tsv"]
 
@@ -75,7 +76,11 @@ def _is_object(line: bytes) -> bool:
 
 def readable_name(name: str) -> str:
     """Return a file's name as a title: no folder, no suffix, no archive, ``_`` and ``-`` as spaces."""
-    base = PurePosixPath(name.partition("::")[0].rstrip("/")).name
+    if name.startswith(("http://", "https://")):
+        name = unquote(urlsplit(name).path.rstrip("/")) or name
+    # In a chained URL the first part with a path is the file: zip://a.txt::b.zip, simplecache::s3://bucket/a.txt.
+    inner = next((part for part in name.split("::") if "://" in part), name)
+    base = PurePosixPath(inner.rstrip("/")).name
     if is_gzip_name(base):
         base = base[: -len(GZIP_SUFFIX)]
     path = PurePosixPath(base)

@@ -47,11 +47,20 @@ def read_jsonl(stream: BinaryIO, source: SourceFile, options: ReadOptions, rejec
             yield section
 
 
+def _refuse_constant(name: str) -> None:
+    raise _InvalidRecord(f"is not JSON: {name} is no value of it; write null")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _parse(line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise _InvalidRecord(f"is not JSON: {error.msg} at character {error.pos + 1}") from error
+    except _InvalidRecord:
+        raise
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise _InvalidRecord(f"is not JSON that can be read: {error}") from error
     if not isinstance(record, dict):

@@ -5,20 +5,19 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, BinaryIO, cast
 
-from registry.documents.failures import failure_reason, read_failures
+from registry.documents.failures import failure_reason
 from registry.documents.formats import is_gzip_name
 from registry.documents.invalid import InvalidInput
 from registry.documents.source_file import SourceFile
-from registry.errors import StorageError
+from registry.documents.spool import Spool
+from registry.errors import PragregError
 
 HEAD_BYTES = 64 * 1024
 _BUFFER_BYTES = 256 * 1024
-_SPOOL_BYTES = 4 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF8_HINT = "turn it into UTF-8, such as with: iconv -t UTF-8; or leave it out with --skip-invalid"
@@ -53,7 +52,9 @@ def open_plain(source: SourceFile) -> Iterator[tuple[bytes, BinaryIO]]:
             raw = stack.enter_context(source.opener())
             stream = _decompressed(raw, source, stack)
             head = _read_up_to(stream, HEAD_BYTES)
-        except read_failures() as error:
+        except PragregError:  # InvalidInput, and Interrupted by a signal
+            raise
+        except Exception as error:  # file systems raise their client libraries' own errors, whatever those are
             raise InvalidInput(source.uri, None, failure_reason(error)) from error
         if not head:
             raise InvalidInput(source.uri, None, "is empty")
@@ -104,7 +105,9 @@ def numbered_lines(stream: BinaryIO, source: SourceFile) -> Iterator[tuple[int, 
     try:
         for number, line in enumerate(stream, 1):
             yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-    except read_failures() as error:
+    except PragregError:
+        raise
+    except Exception as error:
         raise InvalidInput(source.uri, number + 1, f"{failure_reason(error)}; nothing after it was read") from error
 
 
@@ -139,16 +142,10 @@ def open_checked_text(stream: BinaryIO, source: SourceFile) -> Iterator[io.TextI
         InvalidInput: a line cannot be read, is not UTF-8 or holds a NUL byte.
         StorageError: the temporary file cannot be written.
     """
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+    with Spool(source.uri) as spool:
         for number, line in numbered_lines(stream, source):
             decode_line(source, number, line)
-            try:
-                spool.write(line)
-            except OSError as error:
-                raise StorageError(
-                    f"no temporary copy of {source.uri} can be written to {tempfile.gettempdir()}: {error.strerror}",
-                    hint="set TMPDIR to a folder with more space",
-                ) from error
-        spool.seek(0)
-        with io.TextIOWrapper(cast(BinaryIO, spool), encoding="utf-8") as text:
+            spool.write(line)
+        spool.file.seek(0)
+        with io.TextIOWrapper(cast(BinaryIO, spool.file), encoding="utf-8") as text:
             yield text

@@ -16,6 +16,7 @@ from registry.documents.plain import read_text
 from registry.documents.sections import Section
 from registry.documents.source_file import SourceFile
 from registry.documents.sources import expand_sources
+from registry.documents.spool import all_or_none
 from registry.documents.tables import read_table
 from registry.errors import InputError
 from registry.records import Document, Place, PlacedDocument, Skipped
@@ -29,8 +30,12 @@ def read_documents(
     *,
     skip_invalid: bool = False,
     on_skip: Callable[[Skipped], None] | None = None,
+    on_read: Callable[[PlacedDocument], None] | None = None,
 ) -> Iterator[PlacedDocument]:
     """Yield the documents of all sources in their order, each with its place; memory does not grow with their number.
+
+    Nothing is yielded before all has been read: the documents wait in a temporary file, so that whoever stores them
+    stores nothing of a corpus with a broken line in it; ``on_read`` is told of each as it is read.
 
     A text, Markdown or HTML file is one source whose passages are numbered through. A record (a line of JSON Lines, a
     row of a table) is a source of its own, ``FILE#L12`` for the one that starts on line 12, with its passages numbered
@@ -40,8 +45,21 @@ def read_documents(
 
     Raises:
         InputError: a source or record is invalid (the message names file and line), or nothing could be read.
-        StorageError: a large text needs a temporary copy, which cannot be written.
+        StorageError: the temporary file cannot be written.
     """
+    documents = _read(sources, options, skip_invalid, on_skip)
+    yield from all_or_none(_told(documents, on_read) if on_read else documents)
+
+
+def _told(documents: Iterator[PlacedDocument], on_read: Callable[[PlacedDocument], None]) -> Iterator[PlacedDocument]:
+    for document in documents:
+        on_read(document)
+        yield document
+
+
+def _read(
+    sources: Sequence[str], options: ReadOptions, skip_invalid: bool, on_skip: Callable[[Skipped], None] | None
+) -> Iterator[PlacedDocument]:
     rejections = Rejections(skip=skip_invalid, on_skip=on_skip)
     is_empty = True
     for file in expand_sources(sources, rejections):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import PurePosixPath
+from typing import IO, cast
 from urllib.parse import urlsplit
 
-import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from registry.documents.failures import failure_reason, read_failures, without_password
+from registry.documents.failures import failure_reason, without_password
 from registry.documents.formats import format_of_name
 from registry.documents.invalid import InvalidInput
 from registry.documents.source_file import SourceFile
+from registry.errors import PragregError
 
 _WEB = ("http://", "https://")
 _HINT = "check the URL, and that the package for it is installed: s3fs for s3://, gcsfs for gs://, adlfs for az://"
@@ -30,18 +32,20 @@ def expand_url(url: str) -> Iterator[SourceFile]:
     Raises:
         InvalidInput: the file system is unknown or its package not installed, or the URL cannot be listed.
     """
-    if url.startswith(_WEB):
-        form = format_of_name(urlsplit(url).path)
-        return iter([SourceFile(without_password(url), form, partial(fsspec.open, url, "rb"))])
     first, chained, rest = url.partition("::")
     base, pattern = _split_pattern(first)
     try:
+        if url.startswith(_WEB):
+            form = format_of_name(urlsplit(url).path)
+            return iter([SourceFile(without_password(url), form, partial(_open_web, url))])
         system, path = url_to_fs(base + chained + rest)
         if not pattern and not system.isdir(path):
             system.info(path)
             return iter([SourceFile(without_password(url), format_of_name(path), partial(system.open, path, "rb"))])
         files = _list_files(system, path, pattern)
-    except read_failures(TypeError) as error:  # a TypeError: the URL lacks an argument of the file system
+    except PragregError:
+        raise
+    except Exception as error:  # file systems raise their client libraries' own errors, whatever those are
         raise InvalidInput(without_password(url), None, failure_reason(error), hint=_HINT) from error
     prefix = base if base.endswith("/") else base + "/"
     relatives = {file: file.removeprefix(path).lstrip("/") for file in files}
@@ -54,6 +58,12 @@ def expand_url(url: str) -> Iterator[SourceFile]:
         for file, relative in relatives.items()
         if _is_wanted(relative, pattern)
     )
+
+
+def _open_web(url: str) -> AbstractContextManager[IO[bytes]]:
+    # fsspec.open would take * and ? in an address for a pattern.
+    system, path = url_to_fs(url)
+    return cast(AbstractContextManager[IO[bytes]], system.open(path, "rb"))
 
 
 def _split_pattern(first: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from registry.documents.source_file import SourceFile
 
 STANDARD_INPUT = "-"
 _KINDS_HINT = f"known suffixes: {', '.join(SUFFIXES)}, each with or without .gz; name other files one by one"
+_NAME_HINT = "check how it is written and that you may read it, or leave it out with --skip-invalid"
 
 
 def expand_sources(sources: Sequence[str], rejections: Rejections | None = None) -> Iterator[SourceFile]:
@@ -61,6 +62,8 @@ def expand_sources(sources: Sequence[str], rejections: Rejections | None = None)
 
 
 def _expand(source: str, rejections: Rejections) -> Iterator[SourceFile]:
+    if not source.strip():
+        raise InvalidInput(repr(source), None, "is not the name of a source", hint=_NAME_HINT)
     if source == STANDARD_INPUT:
         return iter([SourceFile(source, None, _open_standard_input)])
     if "://" in source or "::" in source:
@@ -77,6 +80,10 @@ def _expand(source: str, rejections: Rejections) -> Iterator[SourceFile]:
 
 
 def _open_standard_input() -> AbstractContextManager[IO[bytes]]:
+    if sys.stdin is None:
+        raise InvalidInput(
+            STANDARD_INPUT, None, "standard input is closed", hint="pipe text into the command, or name a file"
+        )
     return nullcontext(sys.stdin.buffer)
 
 
@@ -97,45 +104,82 @@ def _local_file(path: str, *, must_be_readable: bool = False) -> SourceFile:
             if not os.access(path, os.R_OK):
                 raise PermissionError
         except (OSError, ValueError) as error:
-            raise InvalidInput(uri, None, failure_reason(error)) from error
+            raise InvalidInput(uri, None, failure_reason(error), hint=_NAME_HINT) from error
     return SourceFile(uri, format_of_name(uri), partial(_open_local, path))
 
 
 def _match(pattern: str, rejections: Rejections) -> Iterator[SourceFile]:
     suffix = PurePath(pattern).suffix
     named_suffix = "" if glob.has_magic(suffix) else suffix
-    for path in sorted(glob.iglob(pattern, recursive=True), key=lambda match: PurePath(match).parts):
+    for path in sorted(_matches(pattern, rejections), key=lambda match: PurePath(match).parts):
         if os.path.isdir(path):
             # `**` matches every folder on the way down, and their files as well.
             if "**" not in pattern:
                 yield from _walk(path, rejections)
+        elif os.path.exists(path) and not os.path.isfile(path):
+            continue  # a named pipe without a writer would be waited for
         elif format_of_name(path) or (named_suffix and path.endswith(named_suffix)):
             yield from _accepted(path, rejections)
 
 
+def _matches(pattern: str, rejections: Rejections) -> set[str]:
+    """Return the paths that match; glob's own ``**`` follows links in circles, which takes exponential time."""
+    parts = pattern.split("/")
+    parts = [part for at, part in enumerate(parts) if part != "**" or parts[at - 1 : at] != ["**"]]
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    at = parts.index("**")
+    head, rest = "/".join(parts[:at]), "/".join(parts[at + 1 :]) or "*"
+    starts = glob.glob(head + "/") if at else [""]
+    folders = {
+        path
+        for start in starts
+        for path, status in _below(start, rejections)
+        if status and stat.S_ISDIR(status.st_mode)
+    }
+    return {match for folder in folders for match in _matches(os.path.join(glob.escape(folder), rest), rejections)}
+
+
 def _walk(folder: str, rejections: Rejections) -> Iterator[SourceFile]:
-    """Yield the files below ``folder``; links to folders are followed unless they lead back up."""
+    """Yield the files of known suffix below ``folder``."""
+    for path, status in _below(folder, rejections):
+        if status is None:
+            if format_of_name(path) or not os.path.islink(path):
+                yield from _accepted(path, rejections, must_be_readable=True)
+        elif stat.S_ISREG(status.st_mode) and format_of_name(path):
+            yield from _accepted(path, rejections)
+
+
+def _below(folder: str, rejections: Rejections) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Yield ``folder`` ("" is the working folder) and all that is below it and not hidden, with what stat says.
+
+    Links to folders are followed unless they lead back up. A dangling link has no status.
+    """
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while pending:
         path, above = pending.pop()
         try:
-            status = os.stat(path)
-            identity = (status.st_dev, status.st_ino)
-            is_folder = stat.S_ISDIR(status.st_mode)
-            names = os.listdir(path) if is_folder and identity not in above else []
-        except OSError as error:
-            if format_of_name(path) or not os.path.islink(path):
-                rejections.reject(InvalidInput(PurePath(path).as_posix(), None, failure_reason(error)))
+            status = os.stat(path or os.curdir)
+        except OSError:
+            yield path, None
             continue
-        if stat.S_ISREG(status.st_mode) and format_of_name(path):
-            yield from _accepted(path, rejections)
-        visible = sorted((name for name in names if not name.startswith(".")), reverse=True)
-        pending.extend((os.path.join(path, name), above | {identity}) for name in visible)
+        identity = (status.st_dev, status.st_ino)
+        if not stat.S_ISDIR(status.st_mode):
+            yield path, status
+        elif identity not in above:
+            try:
+                names = os.listdir(path or os.curdir)
+            except OSError as error:
+                rejections.reject(InvalidInput(PurePath(path).as_posix(), None, failure_reason(error)))
+                continue
+            yield path, status
+            visible = sorted((name for name in names if not name.startswith(".")), reverse=True)
+            pending.extend((os.path.join(path, name), above | {identity}) for name in visible)
 
 
-def _accepted(path: str, rejections: Rejections) -> Iterator[SourceFile]:
+def _accepted(path: str, rejections: Rejections, *, must_be_readable: bool = False) -> Iterator[SourceFile]:
     try:
-        file = _local_file(path)
+        file = _local_file(path, must_be_readable=must_be_readable)
     except InvalidInput as error:
         rejections.reject(error)
         return

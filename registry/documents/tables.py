@@ -16,6 +16,7 @@ from registry.documents.source_file import SourceFile
 FIELD_LIMIT = 1 << 28
 """Characters of a field; csv's own limit is 131,072. Without any, one open quote would take a whole file."""
 
+_LINE_END_HINT = "turn its line ends into those of Unix, such as with: tr '\\r' '\\n' < FILE"
 _QUOTE_HINT = 'write a field that holds quotes as "..." with every quote in it doubled, or use JSON Lines'
 
 
@@ -66,13 +67,19 @@ def _rows(stream: BinaryIO, source: SourceFile, rejections: Rejections) -> Itera
         except StopIteration:
             return
         except csv.Error as error:
-            reason = f"is not a row of a table: {error}"
-            rejections.reject(InvalidInput(source.uri, line, reason, hint=_QUOTE_HINT))
+            rejections.reject(_not_a_row(source, line, error))
         except UnicodeEncodeError as error:
             rejections.reject(not_utf8(source, line, error))
         else:
             if row:
                 yield line, row
+
+
+def _not_a_row(source: SourceFile, line: int, error: csv.Error) -> InvalidInput:
+    if "new-line character" in str(error):  # csv's own words speak to programmers
+        reason = "is not a row of a table: a carriage return stands alone, outside of quotes"
+        return InvalidInput(source.uri, line, reason, hint=_LINE_END_HINT)
+    return InvalidInput(source.uri, line, f"is not a row of a table: {error}", hint=_QUOTE_HINT)
 
 
 def _check(field: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 import psutil
@@ -33,10 +34,12 @@ from registry.pipeline.encode import (
 from registry.pipeline.opened import Registry, opened
 from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen, RecipeRequest, choose_recipe
-from registry.records import Skipped, Version
+from registry.records import PlacedDocument, Skipped, Version
 from registry.settings import DEFAULT_CORPUS, Home
 
 STAGE_DOCUMENTS = 2000
+CLOCK_SECONDS = 5.0
+"""How much the start of a process and the clock may differ."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class BuildRequest:
     workers: int | None = None
     message: str = ""
     language: str | None = None
+    take_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def running_build(registry: Registry, request: BuildRequest, chosen: Chosen) -> 
     """Hold the corpus for the time of a build, and record how the build ended.
 
     Raises:
-        BusyError: another living process holds it.
+        BusyError: another process holds it that lives, or that may live on another host.
     """
     with registry.catalog.write() as session:
         running = RunningBuild(
@@ -170,6 +174,7 @@ def running_build(registry: Registry, request: BuildRequest, chosen: Chosen) -> 
                 is_alive=is_alive,
                 message=request.message,
                 language=request.language,
+                take_over=request.take_over,
             )
         )
     try:
@@ -193,9 +198,19 @@ def _finish(
         finish_build(session, running.build_id, status=status, counts=running.counts, error=error)
 
 
-def is_alive(host: str, pid: int) -> bool:
-    """Return whether the process that holds a corpus may still run; of another host nothing is known."""
-    return host != socket.gethostname() or bool(psutil.pid_exists(pid))
+def is_alive(host: str, pid: int, started_at: datetime) -> bool:
+    """Return whether the process that began a build at ``started_at`` may still run; of another host it may."""
+    if host != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(pid)
+        # A process that is younger than the build only has the same number: numbers are used again.
+        is_older = process.create_time() <= started_at.timestamp() + CLOCK_SECONDS
+        return is_older and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _user() -> str:
@@ -207,9 +222,21 @@ def _user() -> str:
 
 def _read(registry: Registry, build_id: int, request: BuildRequest, progress: Progress) -> tuple[Skipped, ...]:
     skipped: list[Skipped] = []
+    read = 0
+
+    def on_read(_: PlacedDocument) -> None:
+        nonlocal read
+        read += 1
+        if read % STAGE_DOCUMENTS == 0:
+            progress.advance(STAGE_DOCUMENTS)
+
     progress.start("reading", None)
-    documents = read_documents(request.sources, request.read, skip_invalid=request.skip_invalid, on_skip=skipped.append)
-    for chunk in chunked(documents, STAGE_DOCUMENTS):
+    documents = read_documents(
+        request.sources, request.read, skip_invalid=request.skip_invalid, on_skip=skipped.append, on_read=on_read
+    )
+    for number, chunk in enumerate(chunked(documents, STAGE_DOCUMENTS)):
+        if number == 0:
+            progress.start("storing", read)
         with registry.catalog.write() as session:
             stage(session, build_id, chunk)
         progress.advance(len(chunk))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError as ConstraintError
@@ -42,10 +44,10 @@ def test_a_corpus_is_built_by_one_process_at_a_time(workshop: Workshop) -> None:
 
 
 def test_a_dead_build_is_taken_over(workshop: Workshop) -> None:
-    asked: list[tuple[str, int]] = []
+    asked: list[tuple[str, int, datetime]] = []
 
-    def is_alive(host: str, pid: int) -> bool:
-        asked.append((host, pid))
+    def is_alive(host: str, pid: int, started_at: datetime) -> bool:
+        asked.append((host, pid, started_at))
         return False
 
     with workshop.catalog.write() as session:
@@ -57,7 +59,8 @@ def test_a_dead_build_is_taken_over(workshop: Workshop) -> None:
         mine = begin_build(
             session, "handbook", recipe_digest=workshop.recipe.digest, who="bo", host="quay", pid=1, is_alive=is_alive
         )
-    assert asked == [("mill", 4711)]
+    with workshop.catalog.read() as session:
+        assert asked == [("mill", 4711, show_build(session, dead).started_at)]
     assert count_staging(workshop) == 0
     with workshop.catalog.read() as session:
         assert [line.status for line in list_builds(session)] == ["running", "interrupted"]
@@ -73,6 +76,38 @@ def test_a_dead_build_is_taken_over(workshop: Workshop) -> None:
     with workshop.catalog.read() as session:
         line = show_build(session, mine)
     assert (line.status, line.error, line.skipped, line.who, line.version) == ("failed", "no room", 3, "bo", None)
+
+
+def test_a_build_on_another_host_is_ended_only_by_taking_over(workshop: Workshop) -> None:
+    def begin(host: str, *, take_over: bool) -> int:
+        with workshop.catalog.write() as session:
+            return begin_build(
+                session,
+                "handbook",
+                recipe_digest=workshop.recipe.digest,
+                who="bo",
+                host=host,
+                pid=7,
+                is_alive=lambda *_: True,
+                take_over=take_over,
+            )
+
+    with workshop.catalog.write() as session:
+        lost = workshop.begin(session, pid=4711)
+    with pytest.raises(BusyError) as refused:
+        begin("quay", take_over=False)
+    assert "pragreg build SOURCE... --corpus handbook --take-over" in (refused.value.hint or "")
+    # A process that is seen to run here can be stopped here.
+    with pytest.raises(BusyError) as refused:
+        begin("mill", take_over=True)
+    assert "kill 4711" in (refused.value.hint or "")
+    mine = begin("quay", take_over=True)
+    with workshop.catalog.read() as session:
+        assert [(line.build_id, line.status) for line in list_builds(session)] == [
+            (mine, "running"),
+            (lost, "interrupted"),
+        ]
+        assert "bo on quay took over" in (show_build(session, lost).error or "")
 
 
 def test_the_database_itself_allows_one_running_build(workshop: Workshop) -> None:
@@ -156,7 +191,7 @@ def test_a_corpus_keeps_its_language(workshop: Workshop) -> None:
                 who="ada",
                 host="mill",
                 pid=1,
-                is_alive=lambda _host, _pid: False,
+                is_alive=lambda *_: False,
                 language=language,
             )
 
@@ -171,6 +206,4 @@ def test_a_corpus_keeps_its_language(workshop: Workshop) -> None:
 
 def test_a_build_needs_a_known_recipe(workshop: Workshop) -> None:
     with pytest.raises(NotFoundError, match="recipe"), workshop.catalog.write() as session:
-        begin_build(
-            session, "coast", recipe_digest="0" * 64, who="", host="", pid=1, is_alive=lambda _host, _pid: False
-        )
+        begin_build(session, "coast", recipe_digest="0" * 64, who="", host="", pid=1, is_alive=lambda *_: False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from registry.catalog import describe, schema
 from registry.catalog.dialect import parse_url
@@ -108,6 +108,49 @@ def test_a_newer_catalog_is_refused(any_url: str) -> None:
         with pytest.raises(HomeError, match="9999_tomorrow") as caught:
             use(any_url)
         assert "upgrade pragreg" in str(caught.value.hint)
+
+
+def test_check_is_for_catalogs_of_this_schema(any_url: str) -> None:
+    execute(any_url, "UPDATE alembic_version SET version_num = '9999_from_the_future'")
+    with pytest.raises(HomeError, match="does not know yet"):
+        schema.check(any_url)
+
+
+def test_the_database_of_another_program_is_refused(any_url: str) -> None:
+    execute(any_url, "UPDATE alembic_version SET version_num = '1f2e3d4c5b6a'")
+    for use in (open_catalog, schema.upgrade, schema.check):
+        with pytest.raises(HomeError, match="belongs to another program"):
+            use(any_url)
+
+
+def test_a_database_with_tables_of_these_names_is_refused(any_empty_url: str) -> None:
+    execute(any_empty_url, "CREATE TABLE documents (id INTEGER)")
+    with pytest.raises(HomeError, match="tables called as those of one: documents") as caught:
+        schema.upgrade(any_empty_url)
+    assert "a database of its own" in str(caught.value.hint)
+    assert table_names(any_empty_url) == {"documents"}
+
+
+@pytest.mark.postgres
+def test_a_database_that_lacks_most_characters_is_refused(empty_postgres_url: str) -> None:
+    url = make_url(empty_postgres_url)
+    server = create_engine(url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        options = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.execute(text(f"CREATE DATABASE {url.database}_latin {options}"))
+        try:
+            with pytest.raises(HomeError, match="keeps text as LATIN1") as caught:
+                schema.upgrade(url.set(database=f"{url.database}_latin").render_as_string(hide_password=False))
+        finally:
+            connection.execute(text(f"DROP DATABASE {url.database}_latin WITH (FORCE)"))
+    server.dispose()
+    assert "createdb --encoding=UTF8" in str(caught.value.hint)
+
+
+@pytest.mark.postgres
+def test_an_option_that_the_driver_does_not_know(empty_postgres_url: str) -> None:
+    with pytest.raises(HomeError, match='invalid connection option "nonsense"'):
+        schema.upgrade(f"{empty_postgres_url}?nonsense=1")
 
 
 def test_an_older_catalog_is_refused_until_it_is_upgraded(tmp_path: Path) -> None:

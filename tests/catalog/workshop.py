@@ -72,7 +72,7 @@ class Workshop:
             who="ada",
             host="mill",
             pid=pid,
-            is_alive=lambda _host, _pid: alive,
+            is_alive=lambda *_: alive,
             message="",
         )
 

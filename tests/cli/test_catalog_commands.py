@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from cli import main
 from registry.catalog import schema
@@ -42,6 +43,47 @@ def test_init_takes_paths_from_where_it_was_typed(run: Run, tmp_path: Path) -> N
     kept = run("init", "--home", "there", "--base-model", "other/model")
     assert "its settings were kept" in kept.err
     assert open_home(here / "there") == home
+
+
+def test_init_makes_all_folders_of_a_home(run: Run, tmp_path: Path) -> None:
+    found = run("init", "--home", "a home")
+    assert found.err == f"next: pragreg build SOURCE... --home '{tmp_path / 'elsewhere' / 'a home'}'\n"
+    names = {path.name for path in (tmp_path / "elsewhere" / "a home").iterdir()}
+    assert names == {"pragreg.toml", "catalog.sqlite", "packs", "index", "models"}
+    assert run("init", "--home", "").out == f"made a registry home in {tmp_path / 'elsewhere' / '.pragreg'}\n"
+
+
+def test_init_refuses_packs_that_cannot_be_opened(run: Run, tmp_path: Path) -> None:
+    assert run("init", "--packs", "nosuch://bucket").status == 2
+    (tmp_path / "elsewhere" / "file").touch()
+    assert run("init", "--packs", "file/packs").status == 11
+    assert run("info").status == 3
+
+
+def test_init_takes_the_catalog_from_where_it_was_typed(run: Run, tmp_path: Path) -> None:
+    assert run("init", "--home", "there", "--catalog", "sqlite:///records.sqlite", "--packs", "packs").status == 0
+    here = tmp_path / "elsewhere"
+    assert (here / "records.sqlite").is_file()
+    assert open_home(here / "there").packs_url == str(here / "packs")
+    for url in ("sqlite:///", "sqlite:///:memory:"):
+        assert run("init", "--home", "nowhere", "--catalog", url).status == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"garbage[", "is not TOML"),
+        (b"\xff\xfe", "is not TOML"),
+        (b"", "lacks the setting 'catalog'"),
+        (b"catalog = 1\npacks = 2\nmodels = 3\n", "has a setting of the wrong kind"),
+    ],
+)
+def test_settings_that_cannot_be_read(run: Run, home: Home, content: bytes, message: str) -> None:
+    home.settings_path.write_bytes(content)
+    found = run("info", "--home", home.path)
+    assert (found.status, found.out) == (3, "")
+    assert message in found.err
+    assert "try: mend it" in found.err
 
 
 def test_init_finds_the_home_in_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +128,28 @@ def test_a_catalog_of_another_schema_is_refused_and_mended(run: Run, home: Home)
     assert found.err.endswith("try: pragreg db upgrade\n")
     differences = run("db", "check", "--home", home.path)
     assert differences.status == 3
+    assert differences.err.endswith("try: pragreg db upgrade\n")
     assert run("db", "current", "--home", home.path).out == "none\n"
     assert f"the schema is {schema.head()}, it was not there" in run("db", "upgrade", "--home", home.path).err
     assert run("info", "--home", home.path).status == 0
-    assert run("db", "upgrade", "0009_nothing", "--home", home.path).status == 2
+    for revision in ("0009_nothing", ""):
+        assert run("db", "upgrade", revision, "--home", home.path).status == 2
+
+
+def test_a_newer_catalog_is_told_from_an_older_one(run: Run, home: Home, catalog: Catalog) -> None:
+    with catalog.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0099_later'"))
+    found = run("db", "current", "--home", home.path)
+    assert (found.status, found.out) == (0, "0099_later\n")
+    assert "pip install --upgrade pragreg" in found.err
+
+
+def test_db_check_tells_what_others_changed(run: Run, home: Home, catalog: Catalog) -> None:
+    with catalog.write() as session:
+        session.execute(text("DROP INDEX ix_adapters_document_id"))
+    found = run("db", "check", "--home", home.path)
+    assert (found.status, found.out) == (3, "add index: ix_adapters_document_id\n")
+    assert "restore a backup" in found.err
 
 
 def test_search(run: Run, filled: Home) -> None:
@@ -237,6 +297,29 @@ def test_queries(run: Run, filled: Home, catalog: Catalog) -> None:
     assert "Odo Fenn" in text
     assert hits[0].adapter_digest[:12] in text
     assert run("queries", "list", "--home", filled.path, "--mode", "rag", "--json").out == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("documents", "--title", "caf\udce9"),
+        ("documents", "--corpus", "handbook@\udce9"),
+        ("adapters", "--title", "\udce9"),
+        ("builds", "--corpus", "\udce9"),
+        ("queries", "--text", "\udce9"),
+        ("documents", "--limit", 2**63),
+        ("queries", "--offset", 2**63),
+    ],
+)
+def test_filters_that_no_database_takes(run: Run, home: Home, command: str, option: str, value: str | int) -> None:
+    found = run(command, "list", option, value, "--home", home.path)
+    assert (found.status, found.out) == (2, "")
+    assert found.err.startswith(f"error: {option} is ")
+
+
+def test_a_recipe_that_is_unknown(run: Run, home: Home) -> None:
+    found = run("adapters", "list", "--recipe", "abc", "--home", home.path)
+    assert (found.status, found.err) == (5, "error: there is no recipe abc\ntry: pragreg corpora list\n")
 
 
 @pytest.mark.parametrize("noun", ["documents", "adapters", "corpora", "builds", "queries"])

@@ -17,6 +17,8 @@ PAGES = {
     "/guide.html": b"<title>Guide</title><p>The ferry leaves at noon.</p>",
     "/data.jsonl.gz": gzip.compress(b'{"id": 7, "text": "The ferry is green."}\n'),
     "/download?id=3": b"The ferry has two decks.",
+    "/tide%20table.txt?year=3": b"High at six.",
+    "/*.txt": b"A star.",
 }
 
 
@@ -52,6 +54,16 @@ def test_web_addresses(reader: Reader, site: str) -> None:
         "The ferry has two decks.",
     ]
     assert places(documents) == [(sources[0], 0, None), (f"{sources[1]}#L1", 0, "7"), (sources[2], 0, None)]
+
+
+def test_the_title_of_a_page_is_its_name_without_query_or_escapes(reader: Reader, site: str) -> None:
+    assert shown(reader.read(f"{site}/tide%20table.txt?year=3")) == [("tide table", "High at six.")]
+
+
+def test_a_web_address_is_no_pattern(reader: Reader, site: str) -> None:
+    assert shown(reader.read(f"{site}/*.txt")) == [("*", "A star.")]
+    with pytest.raises(InputError, match="Invalid IPv6 URL"):
+        reader.read("http://[bad")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone.txt", "does not exist"), ("secret.txt", "403")])

@@ -30,6 +30,7 @@ BROKEN_LINES = [
     (b'{"text": "x\0"}', "NUL"),
     (b"[" * 100_000, "is not JSON"),
     (b'{"text": "x", "n": ' + b"1" * 5000 + b"}", "is not JSON"),
+    (b'{"text": "x", "title": NaN}', "is not JSON: NaN"),
 ]
 
 
@@ -65,6 +66,12 @@ def test_a_broken_row_is_an_error_and_can_be_skipped(reader: Reader, row: bytes,
     documents, skipped = reader.read_skipping(name)
     assert (documents[0].place.record_id, documents[-1].place.record_id) == ("1", "9")
     assert [(skip.source_uri, skip.line) for skip in skipped] == [("a.csv", line)]
+
+
+def test_carriage_returns_alone_end_no_rows(reader: Reader) -> None:
+    with pytest.raises(InputError, match=r"^a\.csv:1: .*a carriage return stands alone") as caught:
+        reader.read_content("a.csv", "id,text\r1,One.\r")
+    assert "tr " in str(caught.value.hint)
 
 
 def test_a_quote_that_is_never_closed_is_an_error_where_it_opens(reader: Reader) -> None:

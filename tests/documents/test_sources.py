@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from registry.documents import expand_sources
 from registry.errors import InputError
@@ -66,8 +67,33 @@ def test_links_to_folders_are_followed_but_not_in_circles(reader: Reader) -> Non
     assert uris("lib") == ["lib/b.txt", "lib/link/a.txt"]
 
 
+def test_patterns_follow_links_but_not_in_circles(reader: Reader) -> None:
+    for name in ("lib/a.md", "lib/b/c.md", "lib/.d/e.md", "elsewhere/f.md"):
+        reader.write(name, "x")
+    # glob itself would go round forty times by every combination of the two circles.
+    (reader.folder / "lib/circle").symlink_to(reader.folder / "lib")
+    (reader.folder / "lib/b/up").symlink_to("..")
+    (reader.folder / "lib/link").symlink_to(reader.folder / "elsewhere")
+    expected = ["lib/a.md", "lib/b/c.md", "lib/link/f.md"]
+    assert uris("lib/**/*.md") == uris("lib/**") == uris("l*/**/**/*.md") == expected
+    assert uris("**/c.md") == ["lib/b/c.md"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_patterns_and_folders_do_not_wait_for_named_pipes(reader: Reader) -> None:
+    reader.write("lib/a.txt", "x")
+    os.mkfifo(reader.folder / "lib/b.txt")
+    assert uris("lib/*.txt") == uris("lib") == ["lib/a.txt"]
+
+
+def test_a_closed_standard_input_is_an_error(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="-: standard input is closed"):
+        reader.read("-")
+
+
 @pytest.mark.parametrize(
-    "source", ["nowhere.txt", "nowhere", "nowhere/*.txt", "empty", "a\0b", "memory://nowhere/x.txt"]
+    "source", ["", " ", "nowhere.txt", "nowhere", "nowhere/*.txt", "empty", "a\0b", "memory://nowhere/x.txt"]
 )
 def test_a_source_without_files_is_an_error(reader: Reader, source: str) -> None:
     (reader.folder / "empty").mkdir()
@@ -167,6 +193,34 @@ def test_urls_of_files_folders_and_patterns(reader: Reader) -> None:
         assert uris("memory://harbour/*") == ["memory://harbour/a.txt", "memory://harbour/sub/b.txt"]
         assert shown(reader.read("memory://harbour/sub/c.log")) == [("c.log", "The text of sub/c.log.")]
         assert places(reader.read("memory://harbour/a.txt")) == [("memory://harbour/a.txt", 0, None)]
+    finally:
+        system.rm("/harbour", recursive=True)
+
+
+class ForeignFileSystem(MemoryFileSystem):
+    """A file system whose client library has errors of its own."""
+
+    protocol = "foreign"
+
+    def info(self, path: str, **options: object) -> dict[str, object]:
+        raise ForeignError("the token is too old")
+
+
+class ForeignError(Exception):
+    pass
+
+
+def test_whatever_a_file_system_raises_is_an_error_of_the_source(reader: Reader) -> None:
+    fsspec.register_implementation("foreign", ForeignFileSystem, clobber=True)
+    with pytest.raises(InputError, match=r"foreign://a\.txt: cannot be read: the token is too old"):
+        uris("foreign://a.txt")
+
+
+def test_the_title_of_a_cached_file_is_its_own(reader: Reader) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/harbour/tide-table.txt", b"High at six.")
+    try:
+        assert shown(reader.read("simplecache::memory://harbour/tide-table.txt")) == [("tide table", "High at six.")]
     finally:
         system.rm("/harbour", recursive=True)
 

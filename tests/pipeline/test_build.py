@@ -165,7 +165,7 @@ def test_a_running_build_keeps_others_out_and_a_dead_one_does_not(
                     who="someone",
                     host=os.uname().nodename,
                     pid=pid,
-                    is_alive=lambda host, pid: True,
+                    is_alive=lambda *_: True,
                 )
 
         hold(os.getppid())
