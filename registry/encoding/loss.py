@@ -26,19 +26,20 @@ class _HeadLoss(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         for start in range(0, len(targets), CHUNK_POSITIONS):
             part = slice(start, start + CHUNK_POSITIONS)
-            logits = functional.linear(hidden[part], head).float()
+            logits = functional.linear(hidden[part], head)
             if cap is not None:
                 logits = torch.tanh(logits / cap) * cap
-            log_probabilities = torch.log_softmax(logits, dim=-1)
             at_target = targets[part, None]
-            losses[part] = -log_probabilities.gather(1, at_target).squeeze(1)
-            slope = log_probabilities.exp_().scatter_add_(
-                1, at_target, torch.full_like(at_target, -1, dtype=torch.float32)
-            )
+            best, at_best = logits.max(dim=-1, keepdim=True)
+            probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+            # -log p(target) by way of the likeliest token, whose probability is never too small for float32.
+            lead = (best - logits.gather(1, at_target)).float()
+            loss = lead - probabilities.gather(1, at_best).log()
+            losses[part] = loss[:, 0]
+            slope = probabilities.scatter_(1, at_target, torch.expm1(-loss))
             if cap is not None:
                 slope.mul_(1 - (logits / cap) ** 2)
-            slope.mul_(weights[part, None])
-            gradient[part] = slope.to(head.dtype) @ head
+            torch.mul(slope.to(head.dtype) @ head, weights[part, None], out=gradient[part])
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from registry.base_model import LoadedModel
-from registry.encoding.batches import batch_indices, padded_ids, token_budget
 from registry.encoding.examples import Example
+from registry.encoding.packing import Packing, pass_tokens, passes
 
 SPLITTABLE = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose decoder may be run from hidden states: no scaling of embeddings, all blocks of one kind."""
 
-Upper = Callable[[Sequence[Example]], Tensor]
-"""Examples to last hidden states ``[batch, longest, hidden]``, with gradient for what the upper blocks hold."""
+Upper = Callable[[Sequence[Example], Packing], Tensor]
+"""Packed examples to last hidden states ``[tokens, hidden]``, with gradient for what the upper blocks hold."""
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def upper_blocks(loaded: LoadedModel, first_layer: int, examples: Sequence[Examp
     """
     body = loaded.model.get_decoder()
     if first_layer == 0 or not _is_splittable(loaded.model):
-        yield lambda batch: _run(body, input_ids=padded_ids(batch).to(loaded.device))
+        yield lambda batch, packing: _run(body, packing, input_ids=_ids(loaded, batch))
         return
     layers, norm = body.layers, body.norm
     try:
@@ -36,9 +36,9 @@ def upper_blocks(loaded: LoadedModel, first_layer: int, examples: Sequence[Examp
         states = _lower_states(loaded, body, examples)
         body.layers, body.norm = layers[first_layer:], norm
 
-        def run(batch: Sequence[Example]) -> Tensor:
-            rows = [states[id(example)] for example in batch]
-            return _run(body, inputs_embeds=nn.utils.rnn.pad_sequence(rows, batch_first=True))
+        def run(batch: Sequence[Example], packing: Packing) -> Tensor:
+            rows = torch.cat([states[id(example)] for example in batch])
+            return _run(body, packing, inputs_embeds=rows[None])
 
         yield run
     finally:
@@ -56,14 +56,19 @@ def _lower_states(loaded: LoadedModel, body: nn.Module, examples: Sequence[Examp
     """Return ``[tokens, hidden]`` of every example, by the example's ``id``."""
     states: dict[int, Tensor] = {}
     lengths = [len(example.ids) for example in examples]
-    for indices in batch_indices(lengths, token_budget(loaded.device)):
-        batch = [examples[index] for index in indices]
-        hidden = _run(body, input_ids=padded_ids(batch).to(loaded.device))
-        for row, example in zip(hidden, batch, strict=True):
-            states[id(example)] = row[: len(example.ids)].clone()
+    for part in passes(lengths, pass_tokens(loaded.device)):
+        batch = examples[part]
+        packing = Packing.of(lengths[part], [0] * len(batch), loaded.device, loaded.model.dtype)
+        hidden = _run(body, packing, input_ids=_ids(loaded, batch))
+        states.update(zip(map(id, batch), torch.split(hidden, list(lengths[part])), strict=True))
     return states
 
 
-def _run(body: nn.Module, **inputs: Tensor) -> Tensor:
-    hidden: Tensor = body(**inputs, use_cache=False).last_hidden_state
+def _ids(loaded: LoadedModel, batch: Sequence[Example]) -> Tensor:
+    return torch.tensor([[token for example in batch for token in example.ids]], device=loaded.device)
+
+
+def _run(body: nn.Module, packing: Packing, **inputs: Tensor) -> Tensor:
+    output = body(**inputs, position_ids=packing.positions, packing=packing, use_cache=False)
+    hidden: Tensor = output.last_hidden_state[0]
     return hidden

@@ -1,6 +1,6 @@
 """Many adapters at once: a matrix whose row i is adapter i, exactly as its body lies in the store.
 
-The frozen base runs once for all of them; every row of a batch picks its adapter's A and B.
+The frozen base runs once for all of them; every token has its own document's A and B.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from registry.encoding.packing import Block, Packing
 from registry.recipe import Recipe
 from registry.store.layout import AdapterLayout
 
@@ -96,64 +97,90 @@ def initial_parameters(layout: AdapterLayout, seed: int) -> Tensor:
 
 
 class _LowRank(torch.autograd.Function):
-    """y + scale * B A x for every row's own A and B, whose gradients are added to the stack directly.
+    """y + scale * B A x for every token's own A and B, whose gradients are added to the stack directly.
 
-    Autograd would make a leaf of every A and B and a copy of each for every row; the stack is one matrix instead.
+    The A of all members are one matrix, and so are their B: a token's product with another member's A is masked away.
+    That is a few large products instead of many small ones, and no copy of A and B for every row.
     """
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, x: Tensor, y: Tensor, module: StackedLinear) -> Tensor:
-        rows = module.rows
-        a = module.a[0].index_select(0, rows).to(x.dtype)
-        b = module.b[0].index_select(0, rows).to(x.dtype)
-        low = torch.bmm(x, a.transpose(1, 2))
-        ctx.save_for_backward(x, low, a, b)
-        ctx.module, ctx.rows = module, rows
-        return torch.baddbmm(y, low, b.transpose(1, 2), alpha=module.scale)
+        out = y.clone()
+        saved: list[Tensor] = []
+        for block in module.blocks:
+            a, b = module.matrices(block, x.dtype)
+            low = _masked(x[0, block.tokens] @ a.T, block)
+            out[0, block.tokens].addmm_(low, b, alpha=module.scale)
+            saved += [a, b, low]
+        ctx.save_for_backward(x, *saved)
+        ctx.module, ctx.blocks = module, module.blocks
+        return out
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, a, b = ctx.saved_tensors
+        x, *saved = ctx.saved_tensors
         (slope,), module = outer, ctx.module
-        low_slope = torch.bmm(slope, b).mul_(module.scale)
-        module.a[1].index_add_(0, ctx.rows, torch.bmm(low_slope.transpose(1, 2), x).float())
-        module.b[1].index_add_(0, ctx.rows, torch.bmm(slope.transpose(1, 2), low).float(), alpha=module.scale)
-        return None, torch.bmm(low_slope, a) if ctx.needs_input_grad[1] else None, slope, None
+        x_slope = torch.empty_like(x) if ctx.needs_input_grad[1] else None
+        for number, block in enumerate(ctx.blocks):
+            a, b, low = saved[3 * number : 3 * number + 3]
+            own_slope, own_x = slope[0, block.tokens], x[0, block.tokens]
+            low_slope = _masked(own_slope @ b.T, block).mul_(module.scale)
+            module.add_gradients(block, low_slope.T @ own_x, (low.T @ own_slope).mul_(module.scale))
+            if x_slope is not None:
+                torch.mm(low_slope, a, out=x_slope[0, block.tokens])
+        return None, x_slope, slope, None
+
+
+def _masked(low: Tensor, block: Block) -> Tensor:
+    """Zero what ``[tokens, members * r]`` holds of other members than the token's own."""
+    low.view(len(low), block.own.shape[1], -1).mul_(block.own[:, :, None])
+    return low
 
 
 class StackedLinear(nn.Module):
-    """A frozen linear module plus, for every row of the batch, the low-rank product of that row's adapter.
+    """A frozen linear module plus, for every token, the low-rank product of its own document's adapter.
 
     y = W x + (alpha / r) B A x, computed in the dtype of x; A and B stay float32.
     """
 
     def __init__(self, base: nn.Linear, stack: AdapterStack, path: str, scale: float) -> None:
-        """Wrap ``base``, the module at ``path``; ``rows`` says which adapter each row of the next batch has."""
+        """Wrap ``base``, the module at ``path``; ``blocks`` say whose the tokens of the next pass are."""
         super().__init__()
         self.base = base
-        self.a, self.b, self.scale = stack.views(path, "A"), stack.views(path, "B"), scale
-        device = stack.parameters.device
-        self.rows = torch.zeros(1, dtype=torch.int64, device=device)
+        self.scale = scale
+        self.blocks: Sequence[Block] = ()
+        self._a, self._b = stack.views(path, "A"), stack.views(path, "B")
         # Below the first adapter nothing needs a gradient, so autograd would not record the first product.
-        self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self._anchor = torch.zeros((), device=stack.parameters.device, requires_grad=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[batch, tokens, in]`` to ``[batch, tokens, out]``."""
+        """Map ``[1, tokens, in]`` to ``[1, tokens, out]``."""
         result: Tensor = _LowRank.apply(self._anchor, x, self.base(x), self)  # type: ignore[no-untyped-call]
         return result
 
+    def matrices(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the block's A ``[members * r, in]`` and B ``[members * r, out]``."""
+        a, b = self._a[0][block.members], self._b[0][block.members]
+        return a.to(dtype).flatten(0, 1), b.to(dtype).transpose(1, 2).flatten(0, 1)
+
+    def add_gradients(self, block: Block, of_a: Tensor, of_b: Tensor) -> None:
+        """Add the gradients of what ``matrices`` returned to the stack's."""
+        a, b = self._a[1][block.members], self._b[1][block.members]
+        a += of_a.view(a.shape)
+        b += of_b.view(len(b), -1, b.shape[1]).transpose(1, 2)
+
 
 class Attached:
-    """The stack's modules inside a model; ``choose`` sets which adapter each row of the next batch has."""
+    """The stack's modules inside a model; ``choose`` says whose the tokens of the next pass are."""
 
     def __init__(self, modules: Sequence[StackedLinear]) -> None:
         """Keep the modules."""
         self._modules = modules
 
-    def choose(self, rows: Tensor) -> None:
-        """Set ``rows``, ``[batch]`` int64."""
+    def choose(self, packing: Packing) -> None:
+        """Let the next pass be over ``packing``."""
         for module in self._modules:
-            module.rows = rows
+            module.blocks = packing.blocks
 
 
 @contextmanager

@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from registry.base_model import LoadedModel, library_versions
 from registry.digests import sha256_hex, short
-from registry.encoding.batches import batch_indices, token_budget
+from registry.encoding.attention import packed
 from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.loss import head_loss
 from registry.encoding.lower import Upper, upper_blocks
+from registry.encoding.packing import Packing, pass_tokens, passes
 from registry.encoding.stack import AdapterStack, Attached, attached
 from registry.errors import EncodingError, IntegrityError
 from registry.recipe import Recipe
@@ -122,6 +124,7 @@ def _train(
     sums: list[list[float]] = [[] for _ in range(count)]
     everything = [example for own in examples for example in own]
     with (
+        packed(loaded.model),
         attached(loaded.model, layout, stack, recipe.scale) as modules,
         upper_blocks(loaded, recipe.first_layer, everything) as upper,
     ):
@@ -133,9 +136,8 @@ def _train(
                 for row in _rows(member, [examples[member][index] for index in plans[member][number]])
             ]
             step_losses = [0.0] * count
-            for indices in batch_indices([len(row.example.ids) for row in rows], token_budget(loaded.device)):
-                batch = [rows[index] for index in indices]
-                for row, loss in zip(batch, _pass(loaded, modules, upper, batch), strict=True):
+            for part in passes([len(row.example.ids) for row in rows], pass_tokens(loaded.device)):
+                for row, loss in zip(rows[part], _pass(loaded, modules, upper, rows[part]), strict=True):
                     step_losses[row.member] += loss
             stack.step(active)
             for member in active:
@@ -161,21 +163,23 @@ def _rows(member: int, examples: Sequence[Example]) -> Iterator[_Row]:
 def _pass(loaded: LoadedModel, modules: Attached, upper: Upper, batch: Sequence[_Row]) -> list[float]:
     """Run one forward and backward pass, and return every row's share of its document's loss."""
     device = loaded.device
-    longest = max(len(row.example.ids) for row in batch)
-    at = torch.tensor(
+    examples = [row.example for row in batch]
+    lengths = [len(example.ids) for example in examples]
+    packing = Packing.of(lengths, [row.member for row in batch], device, loaded.model.dtype)
+    modules.choose(packing)
+    hidden = upper(examples, packing)
+    # A token's hidden state predicts the token after it.
+    at = torch.cat(
         [
-            index * longest + position - 1
-            for index, row in enumerate(batch)
-            for position in range(row.example.loss_start, len(row.example.ids))
+            torch.arange(end - example.loss_tokens - 1, end - 1)
+            for end, example in zip(accumulate(lengths), examples, strict=True)
         ]
-    ).to(device)
-    targets = torch.tensor([token for row in batch for token in row.example.ids[row.example.loss_start :]])
-    counts = [row.example.loss_tokens for row in batch]
+    )
+    counts = [example.loss_tokens for example in examples]
+    targets = torch.tensor([token for example in examples for token in example.ids[example.loss_start :]])
     weights = torch.tensor([row.weight for row in batch]).repeat_interleave(torch.tensor(counts)).to(device)
-    modules.choose(torch.tensor([row.member for row in batch]).to(device))
-    hidden = upper([row.example for row in batch])
     total, losses = head_loss(
-        hidden.flatten(0, 1)[at],
+        hidden[at.to(device)],
         loaded.model.get_output_embeddings().weight,
         targets.to(device),
         weights,

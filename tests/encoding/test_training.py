@@ -23,7 +23,9 @@ def test_training_lowers_the_loss_and_leaves_the_model_as_it_was(
 ) -> None:
     before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
     modules = {name: type(module) for name, module in tiny_model.model.named_modules()}
+    attention = tiny_model.model.config._attn_implementation
     adapters = encode_group(tiny_model, replace(recipe, epochs=8), layout_of(tiny_model, recipe), inputs)
+    assert tiny_model.model.config._attn_implementation == attention
     for given, adapter in zip(inputs, adapters, strict=True):
         assert adapter.training.last_loss < adapter.training.first_loss
         assert adapter.document_digest == given.document.digest
