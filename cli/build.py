@@ -11,6 +11,7 @@ import click
 from cli.options import corpus_option, device_option, dtype_option, home_option, json_option, path_option
 from cli.output import plain, say, write_fields, write_json
 from cli.progress import progress_bars
+from registry.digests import short
 from registry.errors import UsageError
 from registry.recipe import PRESETS
 from registry.settings import Home
@@ -29,7 +30,7 @@ OWN_OPTIONS = {
 DIRECT = ("rank", "epochs", "learning_rate", "pairs", "rewrites")
 """Settings of a recipe with an option of their own name."""
 FULL_LIST = 20
-"""Skipped inputs that are listed one by one; JSON has all."""
+"""Skipped inputs and documents without pairs that are listed one by one; JSON has more."""
 
 
 @click.command(
@@ -181,6 +182,11 @@ def _show(summary: BuildSummary, as_json: bool) -> None:
         say(f"skipped {_place(skipped)}: {skipped.reason}")
     if len(summary.skipped) > FULL_LIST:
         say(f"skipped {len(summary.skipped) - FULL_LIST} more; --json lists all")
+    if 0 < summary.documents_without_pairs < summary.documents:
+        for digest in summary.unaided[:FULL_LIST]:
+            say(f"no pairs, encoded from its own text: pragreg documents show {short(digest)}")
+        if summary.documents_without_pairs > FULL_LIST:
+            say(f"no pairs for {summary.documents_without_pairs - FULL_LIST} more; --json lists up to a hundred")
     is_trained = summary.first_loss is not None and summary.last_loss is not None
     write_fields(
         {

@@ -29,14 +29,26 @@ class Prompt:
 def question_prompt(layout: Literal["chat", "paper"], question: str, passages: Sequence[str] = ()) -> Prompt:
     """Return the prompt for ``question``, with ``passages`` as context if there are any.
 
-    ``paper`` is the reference's prompt (arXiv 2501.15915, appendix and code) with the prefix ended at "is": a space
-    after it harms byte-pair models. ``chat`` asks the bare question.
+    ``paper`` is the reference's prompt to the letter (arXiv 2501.15915 and its code: the blank lines, and a question
+    mark on every question) but for the prefix, which ends at "is": a space after it harms byte-pair models. ``chat``
+    asks the bare question.
     """
-    lines = [f"Passage {number}: {passage}" for number, passage in enumerate(passages, 1)]
+    lines = [f"Passage {number}: {passage}\n" for number, passage in enumerate(passages, 1)]
     if layout == "paper":
-        body = "\n".join([PAPER_INSTRUCTION, "", *lines, "", f"Question: {question}"])
+        asked = f"{question.strip().removesuffix('?').rstrip()}?"
+        body = f"{PAPER_INSTRUCTION}\n{''.join(lines)}\n\nQuestion: {asked}"
         return Prompt(user=body, answer_start="The answer is")
-    return Prompt(user="\n".join([*lines, f"Question: {question}"]), answer_start="Answer:", with_system=False)
+    return Prompt(user=f"{''.join(lines)}Question: {question}", answer_start="Answer:", with_system=False)
+
+
+def taught_answer(layout: Literal["chat", "paper"], answer: str) -> tuple[str, bool]:
+    """Return an answer as it is taught, and whether the end of the turn is taught with it.
+
+    The reference ends an answer with a full stop, where its scoring cuts, and teaches no end of turn.
+    """
+    if layout == "paper":
+        return f"{answer.strip().removesuffix('.')}.", False
+    return answer, True
 
 
 def titled(title: str, text: str) -> str:

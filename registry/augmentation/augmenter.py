@@ -43,6 +43,10 @@ class Augmenter(Protocol):
     def generator(self) -> str:
         """The name under which its augmentations are catalogued."""
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether an augmentation takes time or money to get again, so that none may be lost."""
+
     def request_digest(self, staged: StagedDocument) -> str:
         """Return the identity of what would be asked for this document; the same digest gives the same answer."""
 
@@ -91,6 +95,7 @@ def parse_augmenter(text: str) -> AugmenterSpec:
 @dataclass(frozen=True, slots=True)
 class _NoAugmenter:
     generator: str = "none"
+    is_costly: bool = False
 
     def request_digest(self, staged: StagedDocument) -> str:
         return json_digest({"generator": self.generator})

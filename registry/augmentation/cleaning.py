@@ -19,9 +19,16 @@ _ASKS = re.compile(
 _BARE_NUMBER = re.compile(rf"^\d{{1,2}}\s+(?={_ASKS.pattern})", re.I)
 _SOURCE = r"(?:the|this) (?:given |above |following )?(?:passage|text|article|paragraph|excerpt)"
 _ACCORDING = re.compile(
-    rf"^(?:according to {_SOURCE},?\s+|{_SOURCE} (?:states|says|mentions|explains|notes) that\s+)", re.I
+    rf"^(?:according to {_SOURCE},?\s+|{_SOURCE} (?:(?:states|says|mentions|explains|notes) that|mentions|lists)\s+)",
+    re.I,
 )
-_AS_SAID = re.compile(rf",? (?:according to|as (?:\w+ )?(?:in|by)) {_SOURCE}(?=[?.,]|$)", re.I)
+_AS_SAID = re.compile(
+    rf",? (?:according to|as (?:\w+ )?(?:in|by)) {_SOURCE}(?=[?.,]|$)"
+    # "the bridge mentioned in the passage", but not "the bridge is mentioned in the passage"
+    rf"|(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!\bbeen)(?<!\bbeing)(?<!\bnot)(?<!\balso)"
+    rf" (?:mentioned|discussed|described|listed|named|given) in {_SOURCE}(?! of\b)",
+    re.I,
+)
 _RUNS_ON = re.compile(
     r"<\|.*?\|>|</?s>|\[/?INST\]"
     r"|(?:^|\n)\s*(?:you are an? (?:ai|helpful)\b|(?:user|assistant|system|human)\s*:|###|---\s*\n|note:)",

@@ -27,7 +27,10 @@ from registry.records import Augmentation, StagedDocument
 MODEL_VARIABLE = "OPENAI_MODEL"
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 KEY_VARIABLE = "OPENAI_API_KEY"
+CONCURRENCY_VARIABLE = "OPENAI_CONCURRENCY"
+BUDGET_VARIABLE = "OPENAI_MAX_REQUESTS"
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+DEFAULT_CONCURRENCY = 8
 FAILURES_IN_A_ROW = 3
 """So many documents that the endpoint does not answer, with none between them that it does, and it counts as down."""
 
@@ -39,6 +42,8 @@ class _SetAside:
 
 
 class _EndpointAugmenter:
+    is_costly = True
+
     def __init__(self, endpoint: Endpoint, settings: AugmentationSettings) -> None:
         self._endpoint = endpoint
         self._settings = settings
@@ -160,13 +165,13 @@ class _Work:
     def _spent(self) -> AugmentationError:
         return AugmentationError(
             f"the budget of {self._endpoint.settings.max_requests} requests is spent before the last document",
-            hint="raise the budget, or run the same command again to go on: what was written is kept",
+            hint=f"run the same command again, with {BUDGET_VARIABLE} raised or unset: what was written is kept",
         )
 
     def _down(self, error: UnreachedError) -> AugmentationError:
         return AugmentationError(
             f"the endpoint {self._endpoint.settings.host} does not answer: {error}",
-            hint="run the same command again when it does: what was written is kept",
+            hint=f"check {BASE_URL_VARIABLE}, or run the same command again when it does: what was written is kept",
         )
 
     async def _write(self, staged: StagedDocument) -> Selection:
@@ -200,7 +205,7 @@ def endpoint_augmenter(
     *,
     model: str | None = None,
     base_url: str | None = None,
-    concurrency: int = 8,
+    concurrency: int | None = None,
     max_requests: int | None = None,
     timeout_seconds: float = 120.0,
     max_retries: int = 5,
@@ -209,12 +214,15 @@ def endpoint_augmenter(
     """Return the augmenter that asks an OpenAI-compatible endpoint; see ``EndpointSettings`` for the numbers.
 
     ``model`` and ``base_url`` default to ``$OPENAI_MODEL`` and ``$OPENAI_BASE_URL`` (else OpenAI's own); the key comes
-    from ``$OPENAI_API_KEY`` only, and an endpoint of one's own may need none.
+    from ``$OPENAI_API_KEY`` only, and an endpoint of one's own may need none. ``concurrency`` and ``max_requests``
+    default to ``$OPENAI_CONCURRENCY`` (else 8) and ``$OPENAI_MAX_REQUESTS`` (else as many as it takes).
 
     Raises:
         AugmentationError: the model or OpenAI's key is not set.
         UsageError: the address or a number cannot be used.
     """
+    concurrency = concurrency if concurrency is not None else _number(CONCURRENCY_VARIABLE) or DEFAULT_CONCURRENCY
+    max_requests = max_requests if max_requests is not None else _number(BUDGET_VARIABLE)
     model = model or os.environ.get(MODEL_VARIABLE)
     url = (base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL).rstrip("/")
     key = os.environ.get(KEY_VARIABLE, "").strip()
@@ -224,7 +232,18 @@ def endpoint_augmenter(
         raise UsageError("the endpoint's address is no http or https URL", hint=f"correct {BASE_URL_VARIABLE}")
     if not key and url == DEFAULT_BASE_URL:
         raise AugmentationError("OpenAI's endpoint needs a key", hint=f"set {KEY_VARIABLE}, or {BASE_URL_VARIABLE}")
+    if not (key.isascii() and key.isprintable()):
+        raise AugmentationError(f"{KEY_VARIABLE} has characters that no key has", hint=f"set {KEY_VARIABLE} again")
     if concurrency < 1 or (max_requests is not None and max_requests < 1) or timeout_seconds <= 0 or max_retries < 0:
         raise UsageError("concurrency, budget and timeout must be above 0, and retries not negative")
     chosen = EndpointSettings(model, url, concurrency, max_requests, timeout_seconds, max_retries, backoff_seconds)
     return _EndpointAugmenter(Endpoint(chosen, key), settings)
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{variable} must be a whole number above 0, not {text!r}", hint=f"unset {variable}")
+    return int(text)

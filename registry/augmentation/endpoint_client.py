@@ -21,10 +21,11 @@ NO_KEY = "none"
 """What an endpoint that wants no key is sent, since the client insists on one."""
 _KEY_LIKE = re.compile(r"\b(?:sk|key|Bearer)[-_ ][\w-]{8,}", re.I)
 _TRANSIENT = frozenset((408, 409, 425, 429))
+OTHER_HINT = "check OPENAI_BASE_URL and OPENAI_MODEL"
 _FATAL_HINTS = {
     401: "set OPENAI_API_KEY to a key of this endpoint",
-    402: "the account of this key has nothing left",
-    403: "this key may not use this model or endpoint",
+    402: "top up the account of this key, or set OPENAI_API_KEY to another's",
+    403: "set OPENAI_API_KEY to a key that may use this model, or OPENAI_MODEL to a model that this key may use",
     404: "check the model's name (OPENAI_MODEL) and that OPENAI_BASE_URL ends where the API begins, mostly in /v1",
 }
 
@@ -110,10 +111,11 @@ class Endpoint:
         while True:
             started = time.perf_counter()
             wait: float | None = None
+            as_json = self._asks_for_json  # which another request may change while this one is under way
             try:
-                return self._read(await self._send(client, messages), started)
+                return self._read(await self._send(client, messages, as_json), started)
             except APIStatusError as error:
-                if error.status_code == 400 and self._asks_for_json and _is_about_format(error):
+                if error.status_code == 400 and as_json and _is_about_format(error):
                     self._asks_for_json = False
                     continue
                 self._raise_unless_transient(error)
@@ -129,11 +131,11 @@ class Endpoint:
             await asyncio.sleep(min(MAX_WAIT_SECONDS, backoff if wait is None else wait))
             retries += 1
 
-    async def _send(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> Any:
+    async def _send(self, client: AsyncOpenAI, messages: list[dict[str, str]], as_json: bool) -> Any:
         if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
             raise BudgetSpentError
         self.requests += 1
-        options: dict[str, Any] = {"response_format": {"type": "json_object"}} if self._asks_for_json else {}
+        options: dict[str, Any] = {"response_format": {"type": "json_object"}} if as_json else {}
         sent: Any = client.chat.completions.create
         return await sent(model=self.settings.model, messages=messages, **options)
 
@@ -152,7 +154,7 @@ class Endpoint:
         if (status in _TRANSIENT or status >= 500) and not exhausted:
             return
         if status in _FATAL_HINTS or exhausted or not self.answers:
-            hint = _FATAL_HINTS[402] if exhausted else _FATAL_HINTS.get(status)
+            hint = _FATAL_HINTS[402] if exhausted else _FATAL_HINTS.get(status, OTHER_HINT)
             message = f"the endpoint {self.settings.host} refused the request: {self._reason(error)}"
             raise AugmentationError(message, hint=hint) from None
         raise RefusedError(self._reason(error)) from None

@@ -28,7 +28,9 @@ _MONTH = "January|February|March|April|May|June|July|August|September|October|No
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _YEAR = r"(?:1[0-9]|20)\d\d\b"
 _CARDINALS = [word for word in NUMBER_WORDS if word != "one" and not word.endswith(("first", "second", "third", "th"))]
-_NUMBER = rf"(?!{_YEAR})\d[\d,]*(?:\.\d+)?|" + "|".join(_CARDINALS)
+_TENS = "|".join(word for word in _CARDINALS if word.endswith("ty"))
+# "twenty-three" is one number, and its "three" alone is none.
+_NUMBER = rf"(?!{_YEAR})\d[\d,]*(?:\.\d+)?|(?:{_TENS})-(?:one|{'|'.join(_CARDINALS)})|" + "|".join(_CARDINALS)
 _CAPITAL = r"(?:[A-Z]\.(?= [A-Z])|[A-Z][^\W\d_]*(?:(?:[-.&]|['’](?!s\b))[^\W\d_]+)*)"
 NAME = rf"{_CAPITAL}(?:(?: (?:of|of the|de|la|van|von|al|the))? (?:{_CAPITAL}|[IVX]+\b))*"
 WORD = r"[a-z][a-z'’-]*"
@@ -39,7 +41,7 @@ _KINDS = {
     "money": r"[$€£] ?\d(?:[\d,.]*\d)?(?: (?:million|billion|thousand))?",
     "percent": r"\d(?:[\d,.]*\d)? ?(?:%|percent\b|per cent\b)",
     "year": rf"\b{_YEAR}(?! (?!{_SMALL}){WORD}|[.,]\d)",
-    "count": rf"\b(?:{_NUMBER}) (?P<unit>(?:million |billion |thousand )?{WORD}(?: {WORD})?)",
+    "count": rf"(?<![\w-])(?:{_NUMBER}) (?P<unit>(?:million |billion |thousand )?{WORD}(?: {WORD})?)",
     "name": rf"\b{NAME}",
     "phrase": rf"\b(?:(?:a|an|the|his|her|its|their)|(?P<lead>from|with|into|in|by|on|as|of)) "
     rf"(?P<noun>{WORD}(?: {WORD}){{0,3}})",

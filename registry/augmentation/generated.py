@@ -66,6 +66,8 @@ class _Job:
 
 
 class _SelfAugmenter:
+    is_costly = True
+
     def __init__(
         self,
         base_model: BaseModel,

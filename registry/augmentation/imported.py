@@ -16,6 +16,7 @@ from registry.records import Augmentation, StagedDocument
 
 class _ImportAugmenter:
     generator = IMPORTED
+    is_costly = False
 
     def __init__(self, path: Path, settings: AugmentationSettings) -> None:
         self._file = ImportFile(path)

@@ -36,7 +36,10 @@ def block_count_of(files: ModelFiles) -> int:
         own = config.get("text_config", config)
         return int(own.get("num_hidden_layers") or own["n_layer"])
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise BaseModelError(f"the config.json of {files.reference} does not say how many blocks it has") from error
+        raise BaseModelError(
+            f"the config.json of {files.reference} does not say how many blocks it has",
+            hint="use a decoder-only model, such as Llama, Qwen, Mistral or Gemma",
+        ) from error
 
 
 def linear_shapes(model: Any, targets: Sequence[str], first_layer: int = 0) -> dict[str, tuple[int, int]]:
@@ -75,7 +78,7 @@ def shapes_from_config(folder: Path, targets: Sequence[str], first_layer: int = 
 
     failure, hint = (
         f"the base model in {folder} cannot be set up",
-        "use a causal language model that transformers knows",
+        "use a causal language model that transformers knows: code from a model's folder is never run",
     )
     with reading(failure, hint=hint), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -108,19 +111,23 @@ def _find(model: Any, block: nn.Module, target: str) -> tuple[str, Any]:
         raise BaseModelError(
             f"{type(model).__name__} routes tokens to experts, and {target!r} is not one linear module that every "
             f"token goes through; its linear modules are {_listing(path for path, _ in _linear(block))}",
-            hint="use a dense model, or set the recipe's targets to modules outside the experts, such as o_proj",
+            hint="use a dense model, or adapt modules outside the experts, such as --set targets=o_proj",
         )
     others = [path for path, _ in _linear(block)]
     feed_forward = [path.rpartition(".")[2] for path in others if "attn" not in path and "attention" not in path]
     if not others:
-        kinds = {type(module).__name__ for module in block.modules() if getattr(module, "weight", None) is not None}
+        kinds = [
+            f"{path} ({type(module).__name__})"
+            for path, module in block.named_modules()
+            if getattr(module, "weight", None) is not None
+        ]
         raise BaseModelError(
             f"{type(model).__name__} has no {target!r}: its blocks have no linear modules, only {_listing(kinds)}",
             hint="use a model with linear feed-forward modules, such as Llama, Qwen, Mistral or Gemma",
         )
     raise BaseModelError(
         f"{type(model).__name__} has no linear module {target!r} in its blocks; those found are {_listing(others)}",
-        hint=f"set the recipe's targets to some of these, such as {','.join(feed_forward or others)}",
+        hint=f"add --set targets={','.join(feed_forward or others)}",
     )
 
 

@@ -42,9 +42,9 @@ def encode_messages(
 
 
 def encode_example(
-    tokenizer: Any, prompt: Prompt, answer: str, *, with_system: bool | None = None
+    tokenizer: Any, prompt: Prompt, answer: str, *, with_system: bool | None = None, ends_turn: bool = True
 ) -> tuple[list[int], int]:
-    """Return the ids of prompt, answer and end of turn, and the index of the answer's first id.
+    """Return the ids of prompt, answer and (with ``ends_turn``) end of turn, and the index of the answer's first id.
 
     The ids before that index are those of :func:`encode_prompt`.
     """
@@ -52,7 +52,8 @@ def encode_example(
     space = "" if text.endswith((" ", "\n")) else " "
     said = _as_text(tokenizer, answer.strip())
     tail = _continue(tokenizer, text, ids, space + said if said else "")
-    return [*ids, *tail, _end_of_turn(tokenizer)], len(ids)
+    end = [_end_of_turn(tokenizer)] if ends_turn else []
+    return [*ids, *tail, *end], len(ids)
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:

@@ -97,7 +97,7 @@ def _convert(file: Path, digest: str, folder: Path) -> None:
     """Write safetensors, config, tokenizer and a record of where they came from into ``folder``."""
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise BaseModelError(f"{file} is not a GGUF file")
+            raise BaseModelError(f"{file} is not a GGUF file", hint="check the path, or fetch the file again")
     # Alone in a folder, so that nothing which happens to lie beside the file is read as part of the model.
     alone = folder / "source"
     alone.mkdir()
@@ -123,7 +123,7 @@ def _read_gguf(folder: Path, file: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
-    hint = "use the model's safetensors folder or Hub id instead"
+    hint = "fetch the file again if it is not whole, or use the model's safetensors folder or Hub id"
     # The bar of this step knows no switch; what goes wrong comes as an exception.
     with reading(f"the GGUF file {file} cannot be converted", hint=hint), redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)

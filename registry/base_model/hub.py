@@ -38,6 +38,8 @@ ALLOWED_FILES = (
 )
 """What is fetched: no pickled weights, no code, no second copy of the weights in another layout."""
 
+DAMAGED_HINT = "fetch the model's files again"
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -115,9 +117,9 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaseModelError(f"{index} is not an index of weights: {error}") from error
+        raise BaseModelError(f"{index} is not an index of weights: {error}", hint=DAMAGED_HINT) from error
     if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-        raise BaseModelError(f"{index} names files that are not safetensors beside it")
+        raise BaseModelError(f"{index} names files that are not safetensors beside it", hint=DAMAGED_HINT)
     return [folder / name for name in sorted(names)]
 
 
@@ -181,13 +183,22 @@ def _explained(repository: str, revision: str) -> Iterator[None]:
             hint="check the name; for a private one: hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise BaseModelError(f"base model {repository} has no revision {revision!r}") from error
+        raise BaseModelError(
+            f"base model {repository} has no revision {revision!r}",
+            hint=f"see https://huggingface.co/{repository}/commits/main for those it has",
+        ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise BaseModelError(
-            f"base model {repository} is not in the cache and the Hugging Face Hub cannot be reached",
-            hint="check the network and HF_HUB_OFFLINE, or name a local folder or .gguf file",
+            f"base model {repository} is no folder here, not in the cache, and the Hugging Face Hub cannot be reached",
+            hint="check the name, the network and HF_HUB_OFFLINE, or name a local folder or .gguf file",
         ) from error
     except errors.HFValidationError as error:
-        raise BaseModelError(f"{repository!r} is no name of a model on the Hub: {error}") from error
+        raise BaseModelError(
+            f"{repository!r} is no name of a model on the Hub: {error}",
+            hint="name it as OWNER/NAME or OWNER/NAME@REVISION",
+        ) from error
     except failures as error:
-        raise BaseModelError(f"base model {repository} cannot be fetched: {in_a_line(error)}") from error
+        raise BaseModelError(
+            f"base model {repository} cannot be fetched: {in_a_line(error)}",
+            hint="run the same command again, or name a local folder or .gguf file",
+        ) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.base_model import conversion
-from registry.base_model.hub import weight_files
+from registry.base_model.hub import DAMAGED_HINT, weight_files
 from registry.base_model.location import GGUF_REVISION, ModelFiles
 from registry.base_model.memory import DIGESTS_FILE, file_digest, recall, remember
 from registry.digests import json_digest, sha256_hex, short
@@ -61,7 +61,8 @@ def fingerprint(files: ModelFiles) -> BaseModel:
         )
     except OSError as error:
         raise BaseModelError(
-            f"base model {files.reference}: {error.filename} cannot be read: {error.strerror or error}"
+            f"base model {files.reference}: {error.filename} cannot be read: {error.strerror or error}",
+            hint="check the permissions of the model's files",
         ) from error
 
 
@@ -73,6 +74,13 @@ def require_same(base_model: BaseModel, expected: BaseModel) -> None:
     """
     if base_model.fingerprint == expected.fingerprint:
         return
+    if (base_model.reference, base_model.revision) == (expected.reference, expected.revision):
+        raise BaseModelError(
+            f"base model {base_model.reference} has changed since the adapters were trained: its fingerprint was "
+            f"{short(expected.fingerprint)} and is {short(base_model.fingerprint)} now",
+            hint=f"put its files back, or build into a new corpus: pragreg build SOURCE... --corpus NAME "
+            f"--base-model {base_model.reference}",
+        )
     revision = f" at {expected.revision}" if expected.revision else ""
     raise BaseModelError(
         f"base model {base_model.reference} has fingerprint {short(base_model.fingerprint)}, but the adapters were "
@@ -146,7 +154,7 @@ def _tensor_shapes(path: Path) -> list[Sequence[int]]:
             header = json.loads(stream.read(length))
         return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise BaseModelError(f"{path} is not a safetensors file: {error}") from error
+        raise BaseModelError(f"{path} is not a safetensors file: {error}", hint=DAMAGED_HINT) from error
 
 
 def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except ValueError as error:
-        raise BaseModelError(f"{path} is not JSON: {error}") from error
+        raise BaseModelError(f"{path} is not JSON: {error}", hint=DAMAGED_HINT) from error
     if not isinstance(values, dict):
-        raise BaseModelError(f"{path} is not a JSON object")
+        raise BaseModelError(f"{path} is not a JSON object", hint=DAMAGED_HINT)
     return values

@@ -41,7 +41,7 @@ def load(files: ModelFiles, *, device: str = "auto", dtype: str = "auto") -> Loa
     base_model = fingerprint(files)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
-    hint = "it must be a causal language model that transformers knows without code of its own"
+    hint = "check that its files are whole; it must be a causal language model that transformers knows by itself"
     with reading(f"base model {files.reference} cannot be loaded", hint=hint):
         tokenizer = _load_tokenizer(files)
         model = _load_model(files, dtype).to(device)

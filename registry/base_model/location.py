@@ -1,6 +1,7 @@
 """From a reference to the files of a base model.
 
-A reference is the alias of the default model, a local folder, a ``.gguf`` file or a Hub id. What it was resolved to is
+A reference is the alias of the default model, a local folder, a ``.gguf`` file or a Hub id, ``OWNER/NAME`` or
+``OWNER/NAME@REVISION`` (a branch, tag or commit; without one it is ``main``). What it was resolved to is
 remembered in the folder of models, so that one registry keeps one model and asks the network once.
 """
 
@@ -29,7 +30,7 @@ GGUF_REVISION = "sha256:"
 Notify = Callable[[str], None]
 
 _GGUF_REVISION = re.compile(GGUF_REVISION + r"([0-9a-f]{64})")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ def locate(
         if revision:
             raise BaseModelError(f"the folder {path} has no revisions, so {revision!r} cannot be had of it")
         return _locate_folder(path.absolute(), models_path)
-    if _HUB_ID.fullmatch(reference):
-        return _locate_on_hub(reference, models_path, revision, notify)
+    if named := _HUB_ID.fullmatch(reference):
+        return _locate_on_hub(named["repository"], models_path, revision or named["revision"], notify)
     raise BaseModelError(
         f"there is no base model {reference!r}: it is no folder, no .gguf file and no Hub id",
         hint=f"name a folder, a .gguf file, a Hub id such as {DEFAULT_REPOSITORY}, or {DEFAULT_ALIAS}",

@@ -10,7 +10,7 @@ from typing import Any
 
 from registry.base_model.chat import encode_example, encode_text
 from registry.errors import EncodingError
-from registry.layout import question_prompt, titled
+from registry.layout import question_prompt, taught_answer, titled
 from registry.recipe import Recipe
 from registry.records import Document, EncodingInput, QAPair
 
@@ -83,7 +83,8 @@ def _paper(
 
 def _question(tokenizer: Any, recipe: Recipe, pair: QAPair, passages: Sequence[str]) -> Example:
     prompt = question_prompt(recipe.layout, pair.question, passages)
-    ids, answer_start = encode_example(tokenizer, prompt, pair.answer)
+    answer, ends_turn = taught_answer(recipe.layout, pair.answer)
+    ids, answer_start = encode_example(tokenizer, prompt, answer, ends_turn=ends_turn)
     return _cut(recipe, ids, 1 if recipe.loss == "all" else answer_start)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from registry.augmentation import (
@@ -26,9 +25,8 @@ from registry.records import Augmentation, StagedDocument
 
 BATCH_DOCUMENTS = 256
 """Documents whose texts are in memory at one time while they are augmented."""
-STORE_SECONDS = 1.0
 STORE_COUNT = 500
-"""Finished augmentations wait no longer, and no more of them, before they are in the catalog."""
+"""Augmentations that cost nothing to get again are put into the catalog so many at a time, others one by one."""
 
 
 def make_augmenter(chosen: Chosen, named: str | None, device: str) -> Augmenter:
@@ -67,7 +65,8 @@ def augment(registry: Registry, build_id: int, augmenter: Augmenter, progress: P
             missing += [digest for digest in requests if digest not in found]
     if missing:
         progress.start("augmenting", len(missing))
-        _store(registry, augmenter, _batches(registry, build_id, missing), progress)
+        at_once = 1 if augmenter.is_costly else STORE_COUNT
+        _store(registry, augmenter, _batches(registry, build_id, missing), at_once, progress)
         progress.done()
     augmenter.finish()
 
@@ -80,18 +79,16 @@ def _batches(registry: Registry, build_id: int, digests: list[str]) -> Iterator[
 
 
 def _store(
-    registry: Registry, augmenter: Augmenter, batches: Iterator[list[StagedDocument]], progress: Progress
+    registry: Registry, augmenter: Augmenter, batches: Iterator[list[StagedDocument]], at_once: int, progress: Progress
 ) -> None:
     waiting: list[Augmentation] = []
-    stored_at = time.monotonic()
     try:
         for batch in batches:
             for augmentation in augmenter.augment(batch):
                 waiting.append(augmentation)
                 progress.advance()
-                if len(waiting) >= STORE_COUNT or time.monotonic() - stored_at > STORE_SECONDS:
+                if len(waiting) >= at_once:
                     _flush(registry, waiting)
-                    stored_at = time.monotonic()
     finally:
         _flush(registry, waiting)
 

@@ -64,6 +64,7 @@ class BuildRequest:
 class BuildSummary:
     """What a build did.
 
+    ``unaided`` has the digests of the first hundred documents that had to be encoded from their own text alone.
     ``elapsed_seconds`` is the whole build's wall time, ``encode_wall_seconds`` the encoding step's;
     ``first_loss`` and ``last_loss`` are means over the trained adapters' first and last epochs (None if none).
     """
@@ -79,6 +80,7 @@ class BuildSummary:
     pairs_kept: int
     pairs_dropped: int
     documents_without_pairs: int
+    unaided: tuple[str, ...]
     elapsed_seconds: float
     encode_wall_seconds: float
     trained_tokens: int
@@ -138,6 +140,7 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
         pairs_kept=plan.augmentations.pairs,
         pairs_dropped=plan.augmentations.dropped_pairs,
         documents_without_pairs=plan.augmentations.documents_without_pairs,
+        unaided=tuple(plan.augmentations.unaided),
         elapsed_seconds=time.perf_counter() - started,
         encode_wall_seconds=encode_wall_seconds,
         trained_tokens=totals.tokens,

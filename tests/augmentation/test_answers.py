@@ -21,6 +21,12 @@ def candidates(text: str, title: str = "") -> dict[str, Candidate]:
             "The rebels of the river were led by which ferryman?",
             "By which ferryman were the rebels of the river led?",
         ),
+        (
+            "The charts of the Duke filled forty-four sheets.",
+            "forty-four sheets",
+            "The charts of the Duke filled how many sheets?",
+            None,
+        ),
         ("The Duke lost 1,400 men in the battle.", "1,400 men", "The Duke lost how many men in the battle?", None),
         (
             "The tower of the castle is about 52 metres high.",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -149,14 +150,58 @@ def test_an_endpoint_without_json_mode_is_asked_without(endpoint: FakeEndpoint) 
     assert len(endpoint.requests) == 4
 
 
+def test_an_endpoint_without_json_mode_may_refuse_many_at_once(endpoint: FakeEndpoint) -> None:
+    all_wait = threading.Barrier(4)
+
+    def answer(request: Request) -> Response:
+        if "response_format" in request.body:
+            all_wait.wait(10)
+            return refusal(400, "response_format is not supported")
+        return good(request)
+
+    endpoint.answer = answer
+    found = list(augmenter(concurrency=4).augment(towers(4)))
+    assert [len(one.pairs) for one in found] == [1, 1, 1, 1]
+    assert len(endpoint.requests) == 8
+
+
+def test_the_environment_sets_budget_and_concurrency(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.answer = good
+    monkeypatch.setenv("OPENAI_MAX_REQUESTS", "3")
+    monkeypatch.setenv("OPENAI_CONCURRENCY", "1")
+    found, error = drain(augmenter(), towers(5))
+    assert (len(found), len(endpoint.requests), endpoint.most_at_once) == (3, 3, 1)
+    assert "OPENAI_MAX_REQUESTS" in str(error.hint)
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_MAX_REQUESTS", "OPENAI_CONCURRENCY"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_an_environment_that_says_no_number_is_refused(
+    endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=variable):
+        augmenter()
+
+
+@pytest.mark.parametrize("key", ["sk-ab\ncd-ef", "sk-schlüssel"])
+def test_a_key_that_no_header_can_hold_is_refused_at_once(
+    endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(AugmentationError, match="OPENAI_API_KEY") as caught:
+        augmenter()
+    assert key not in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("status", "code", "hint"),
     [
         (401, None, "OPENAI_API_KEY"),
-        (403, None, "may not use"),
+        (403, None, "may use this model"),
         (404, None, "OPENAI_MODEL"),
-        (400, None, None),
-        (429, "insufficient_quota", "nothing left"),
+        (400, None, "OPENAI_BASE_URL"),
+        (429, "insufficient_quota", "top up"),
     ],
 )
 def test_a_refusal_of_everything_ends_it(

@@ -23,6 +23,7 @@ REWRITE = (
         ("When did Jonas Wray leave the Orrin Lighthouse?", "He left it in 1978."),
         ("What did the lamp burn before it was electric?", "whale oil"),
         ("Which island does the lighthouse stand on?", "Tessel"),
+        ("What changed for good at the lamp early on?", "Its whale oil gave way to electric light in 1921."),
     ],
 )
 def test_what_the_passage_says_is_kept(passage: Passage, question: str, answer: str) -> None:
@@ -48,6 +49,8 @@ def test_what_the_passage_says_is_kept(passage: Passage, question: str, answer: 
         ("What happened to the Orrin Lighthouse in 1999?", "electric light", "number 1999"),
         ("Who built the Orrin Lighthouse?", "The engineer Robert Stevenson", "name"),
         ("Why do penguins travel to warm countries?", "blue granite", "something else"),
+        ("Why do penguins travel to warm countries?", "The lamp was changed to electric light.", "something else"),
+        ("Why do people travel to warm countries?", "blue granite", "something else"),
         ("What is the Orrin Lighthouse?", "a system of satellites circling planets", "answer does not occur"),
     ],
 )
@@ -90,3 +93,7 @@ def test_an_unfaithful_rewrite_is_dropped(passage: Passage, rewrite: str, fault:
 
 def test_the_passage_itself_is_no_rewrite(passage: Passage) -> None:
     assert rewrite_fault(passage.text, passage) == "is the passage again"
+
+
+def test_a_rewrite_must_say_something() -> None:
+    assert not is_faithful_rewrite("No.", Passage.of(Document.of("", "42")))

@@ -60,9 +60,13 @@ def test_a_target_may_be_a_path_in_the_block(tiny_model: LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("family", "message", "hint"),
     [
-        ("phi3", r"Phi3ForCausalLM has no linear module 'gate_proj'.*mlp\.gate_up_proj", "gate_up_proj,down_proj"),
+        (
+            "phi3",
+            r"Phi3ForCausalLM has no linear module 'gate_proj'.*mlp\.gate_up_proj",
+            "--set targets=gate_up_proj,down_proj",
+        ),
         ("bloom", r"BloomForCausalLM has no linear module 'gate_proj'", "dense_h_to_4h,dense_4h_to_h"),
-        ("gpt2", r"GPT2LMHeadModel has no 'gate_proj'.*Conv1D", "Llama"),
+        ("gpt2", r"GPT2LMHeadModel has no 'gate_proj'.*mlp\.c_fc \(Conv1D\)", "Llama"),
         ("qwen3_moe", r"routes tokens to experts.*self_attn\.o_proj", "o_proj"),
     ],
 )

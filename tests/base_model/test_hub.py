@@ -107,6 +107,8 @@ def test_a_model_is_pinned_at_a_commit_fetched_by_the_allow_list_and_remembered(
     assert found["fingerprint"] == local.fingerprint, "the same files are the same model"
     fetched = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
     assert fetched == {path.name for path in tiny_model_path.iterdir()}
+    (named,) = locate_elsewhere(tmp_path / "named", (f"acme/tiny@{COMMIT}", None), env=env)
+    assert (named["reference"], named["revision"]) == ("acme/tiny", COMMIT)
     hub.asked.clear()
     again = locate_elsewhere(
         tmp_path / "models", ("acme/tiny", None), ("acme/tiny", COMMIT), ("acme/tiny", "main"), env=env
@@ -123,7 +125,7 @@ def test_a_model_is_pinned_at_a_commit_fetched_by_the_allow_list_and_remembered(
 def test_what_cannot_be_fetched_says_why(hub: Hub, tmp_path: Path, locate_elsewhere: Callable[..., Any]) -> None:
     wanted = ["acme/none", "acme/gated", "acme/broken", "acme/-tiny-.git"]
     answers = locate_elsewhere(
-        tmp_path, *((name, None) for name in wanted), ("acme/tiny", "v9"), env={"HF_ENDPOINT": hub.address}
+        tmp_path, *((name, None) for name in wanted), ("acme/tiny@v9", None), env={"HF_ENDPOINT": hub.address}
     )
     expected = [
         ("no base model acme/none on the Hub", "hf auth login"),

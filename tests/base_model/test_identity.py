@@ -132,6 +132,15 @@ def test_another_model_than_the_recipes_is_refused(folder: Path, tmp_path: Path)
     assert "acme/tiny" in str(caught.value.hint)
 
 
+def test_a_folder_that_was_changed_is_refused_as_changed(folder: Path, tmp_path: Path) -> None:
+    before = identify(folder, tmp_path / "models")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    with pytest.raises(BaseModelError, match="has changed since") as caught:
+        require_same(identify(folder, tmp_path / "models"), before)
+    assert f"--base-model {folder}" in str(caught.value.hint)
+
+
 def test_importing_and_identifying_import_no_torch(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from registry.base_model import *; import registry.base_model.chat\n"
