@@ -62,6 +62,9 @@ def write_explanation(answer: Answer) -> None:
             for hit, weight in zip(answer.hits, weights, strict=True)
         ]
         write_table(rows, ("rank", "score", "weight", "title", "digest", "adapter_digest"))
+    elif answer.mode != "closed-book":
+        write_line()
+        write_line("no document has a word of the question")
     write_line()
     write_fields(
         {

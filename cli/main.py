@@ -109,6 +109,7 @@ def main() -> None:
         # nohup has SIGHUP ignored, and it stays so.
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stop)
+    _open_missing_streams()
     # Threads that spin while they wait make a busy machine several times slower; it must be said before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if hasattr(sys.stdout, "reconfigure"):
@@ -137,13 +138,15 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(Interrupted("stopped; what was finished is kept"))
     except click.ClickException as error:
         return _fail_usage(error)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic in an extension that is written in Rust is no Exception
         if context is not None and context.params.get("traceback"):
             traceback.print_exc()
         return _fail(error)
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in (*_FULL, *_REFUSED):
         error = _storage_error(error)
     if isinstance(error, PragregError):
@@ -167,16 +170,24 @@ def _fail_usage(error: click.ClickException) -> int:
 
 
 def _storage_error(error: OSError) -> StorageError:
-    where = f" {error.filename}" if error.filename else ""
     if error.errno in _FULL:
-        return StorageError(f"the disk is full:{where or ' it'} cannot be written", hint="make room, then try again")
-    return StorageError(f"access to{where or ' a file'} is refused: {error.strerror}", hint="check who may write there")
+        where = f": {error.filename} cannot be written" if error.filename else ""
+        return StorageError(f"the disk is full{where}", hint="make room, then try again")
+    what = error.filename or "a file"
+    return StorageError(f"access to {what} is refused: {error.strerror}", hint="check who may write there")
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     # A second signal ends the program at once.
     signal.signal(number, signal.SIG_DFL)
     raise Interrupted(f"stopped by {signal.Signals(number).name}; what was finished is kept")
+
+
+def _open_missing_streams() -> None:
+    """Open nothing in place of standard streams that were closed, so that no file of the registry gets their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _forget_output() -> None:

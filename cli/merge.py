@@ -85,7 +85,8 @@ def merge(
     if as_json:
         write_json({"folder": merged.folder, "method": method, "adapters": merged.digests, "into_base": into_base})
     else:
-        say(f"merged {len(merged.digests)} adapters by {method}")
+        count = len(merged.digests)
+        say(f"merged {count} adapter{'s' if count > 1 else ''} by {method}")
         write_line(str(merged.folder))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from registry.pipeline.query import Asker, Asking
 
 STANDARD_INPUT = "standard input"
+ONE_A_LINE = "write one question a line, as plain text in UTF-8"
 
 
 @click.command(short_help="Answer questions out of adapters.")
@@ -45,7 +46,7 @@ STANDARD_INPUT = "standard input"
 @home_option
 @reference_option
 @click.option("--explain", is_flag=True, help="Show what gave the answer: hits, adapters, version, times.")
-@path_option("--file", "Answer a file of questions, one a line.")
+@path_option("--file", "Answer a file of questions, one a line; - is standard input.")
 @click.option("--no-log", is_flag=True, help="Do not record questions and answers in the catalog.")
 @max_tokens_option
 @batch_size_option
@@ -95,13 +96,15 @@ def read_questions(lines: Iterable[bytes], name: str) -> Iterator[str]:
     """Yield the questions in ``lines``, one a line; blank lines are passed over.
 
     Raises:
-        InputError: a line is not UTF-8; the message has ``name`` and the line's number.
+        InputError: a line is no text in UTF-8; the message has ``name`` and the line's number.
     """
     for number, line in enumerate(lines, start=1):
         try:
             question = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
-            raise InputError(f"{name}:{number}: not UTF-8 at byte {error.start}") from error
+            raise InputError(f"{name}:{number}: not UTF-8 at byte {error.start}", hint=ONE_A_LINE) from error
+        if "\0" in question:
+            raise InputError(f"{name}:{number}: not text: it holds a NUL character", hint=ONE_A_LINE)
         if question:
             yield question
 
@@ -111,12 +114,21 @@ def _questions(question: str | None, file: Path | None) -> Iterable[str] | None:
     if file is not None:
         if question is not None:
             raise UsageError("a question and --file were given", hint="give one of them")
-        return _file_questions(file)
+        return _piped_questions() if str(file) == "-" else _file_questions(file)
     if question is not None:
         if not question.strip():
-            raise UsageError("the question is empty")
+            raise UsageError("the question is empty", hint='pragreg query "What ...?"')
         return [question]
-    return None if sys.stdin.isatty() else read_questions(sys.stdin.buffer, STANDARD_INPUT)
+    return None if sys.stdin.isatty() else _piped_questions()
+
+
+def _piped_questions() -> Iterator[str]:
+    questions = read_questions(sys.stdin.buffer, STANDARD_INPUT)
+    # The first is waited for here, so that a pipe without questions costs no loading of the model.
+    first = next(questions, None)
+    if first is None:
+        raise InputError(f"{STANDARD_INPUT} holds no question", hint=ONE_A_LINE)
+    return chain([first], questions)
 
 
 def _file_questions(file: Path) -> list[str]:
@@ -124,9 +136,11 @@ def _file_questions(file: Path) -> list[str]:
         with file.open("rb") as lines:
             questions = list(read_questions(lines, str(file)))
     except OSError as error:
-        raise InputError(f"question file {file} cannot be read: {error.strerror or error}") from error
+        raise InputError(
+            f"question file {file} cannot be read: {error.strerror or error}", hint="check the path after --file"
+        ) from error
     if not questions:
-        raise InputError(f"question file {file} holds no question", hint="write one question a line")
+        raise InputError(f"question file {file} holds no question", hint=ONE_A_LINE)
     return questions
 
 

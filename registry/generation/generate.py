@@ -20,6 +20,12 @@ OnText = Callable[[int, str], None]
 """Called with the row and the text that it grew by."""
 
 
+def token_limit(loaded: LoadedModel) -> int | None:
+    """Return how many tokens a prompt and its answer may have together; None where the model sets no limit."""
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
     """What came after one prompt: ``text`` without special tokens and outer white space, ``tokens`` without the end.
@@ -181,7 +187,7 @@ def _check(
         raise UsageError(f"{len(slot_of_row)} adapter slots are given for {len(prompts)} prompts")
     if slots is None and any(slot != NO_ADAPTER for slot in slot_of_row):
         raise UsageError("a prompt names an adapter slot, but the model has no slots")
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = token_limit(loaded)
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise UsageError(f"prompt {number} is empty")
@@ -189,7 +195,7 @@ def _check(
             raise UsageError(
                 f"prompt {number} has {len(prompt)} tokens; with {max_new_tokens} new ones that is more than the "
                 f"{limit} the base model takes",
-                hint="ask for fewer passages with -k, or for a shorter answer",
+                hint="shorten the prompt, or ask for fewer new tokens",
             )
 
 

@@ -4,8 +4,9 @@ Every target linear module is replaced once by one that adds a low-rank product 
 
     y = W x + B' A' x,   A' = [A_1; ...; A_k] [R, in],   B' = [w_1 s B_1, ..., w_k s B_k] [out, R],   R = k r
 
-which is the exact weighted sum of the k adapters (w_i: weights of the merge, s = alpha / r). Filling a slot copies
-whole stretches of the adapters' bodies, a handful of copies a document, whatever the number of modules.
+which is the exact weighted sum of the k adapters (w_i: weights of the merge, s = alpha / r). Merging copies whole
+stretches of the adapters' bodies, a handful of copies a document, whatever the number of modules, to where they lie in
+a slot; injecting is then one copy of A' and one of B'.
 """
 
 from __future__ import annotations
@@ -40,6 +41,17 @@ class _LowRank:
     b: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MergedAdapter:
+    """What ``AdapterSlots.merge`` made: A' and B' of every module, in main memory as they lie in a slot.
+
+    It is valid until the next merge, which uses the same memory.
+    """
+
+    a: Tensor
+    b: Tensor
+
+
 class SlotLinear(nn.Module):
     """A linear module plus, while slots are in use, the low-rank product of each row's slot, in the base's dtype."""
 
@@ -61,8 +73,9 @@ class SlotLinear(nn.Module):
 class AdapterSlots:
     """Preallocated slots, each for the merge of up to ``max_adapters`` adapters of one layout, in one model.
 
-    Memory: (capacity + 1) * max_adapters adapters in the dtype of the base. A's rows lie adapter after adapter
-    ``[k, r, in]``, B's columns side by side ``[out, k, r]``, so that both are plain matrices of rank R.
+    Memory: (capacity + 2) * max_adapters adapters in the dtype of the base, one of them in main memory. A's rows lie
+    adapter after adapter ``[k, r, in]``, B's columns side by side ``[out, k, r]``, so that both are plain matrices of
+    rank R.
     """
 
     def __init__(self, loaded: LoadedModel, layout: AdapterLayout, capacity: int, max_adapters: int) -> None:
@@ -82,7 +95,7 @@ class AdapterSlots:
         # The longest stretch that every tensor is a multiple of: rows of 384 elements for SmolLM2 at rank 2.
         unit = math.gcd(*(tensor.elements for tensor in layout.tensors))
         self._from_a, self._from_b = _stretches(a_tensors, unit), _stretches(b_tensors, unit)
-        self._into_a = [torch.from_numpy(i).to(weight.device) for i in _places_of_a(a_tensors, unit, max_adapters)]
+        self._into_a = [torch.from_numpy(places) for places in _places_of_a(a_tensors, unit, max_adapters)]
         stored = getattr(torch, layout.dtype)
         self._staged_a = torch.empty(len(self._from_a), unit, dtype=stored)
         self._staged_b = torch.empty(len(self._from_b), unit, dtype=stored)
@@ -91,7 +104,8 @@ class AdapterSlots:
         self._b_sizes = [tensor.shape[0] for tensor in b_tensors]
         self._a = weight.new_zeros(capacity + 1, sum(self._a_sizes))
         self._b = weight.new_zeros(capacity + 1, sum(self._b_sizes), max_adapters, layout.rank)
-        self._filled = [0] * capacity
+        self._merged = MergedAdapter(self._a[0].cpu().clone(), self._b[0].cpu().clone())
+        self._merged_places = 0
         self._added = [_LowRank() for _ in layout.modules]
         wrapped = zip(layout.modules, self._added, strict=True)
         self._wrapped = {path: SlotLinear(self._bases[path], added) for path, added in wrapped}
@@ -108,36 +122,49 @@ class AdapterSlots:
         return self._max_adapters
 
     @torch.no_grad()
-    def fill(self, slot: int, bodies: Sequence[bytes | memoryview], weights: Sequence[float], scale: float) -> None:
-        """Put the weighted sum of adapters into ``slot``.
+    def merge(self, bodies: Sequence[bytes | memoryview], weights: Sequence[float], scale: float) -> MergedAdapter:
+        """Merge adapters by concatenation: A' has their A, B' their B times weight and scale, in the base's dtype.
 
         Args:
-            slot: from 0 to ``capacity`` - 1.
             bodies: the adapters' flat vectors, as they lie in the pack, in the layout's dtype.
             weights: as many; any finite numbers.
             scale: alpha / r of the adapters.
 
         Raises:
-            UsageError: there is no such slot, or no room for so many adapters, or not a weight for each.
+            UsageError: a slot has no room for so many adapters, or there is not a weight for each.
             IntegrityError: a body is not of the layout's length.
         """
-        if not 0 <= slot < self._capacity:
-            raise UsageError(f"there is no adapter slot {slot}, only 0 to {self._capacity - 1}")
         if len(bodies) > self._max_adapters or len(bodies) != len(weights):
             raise UsageError(
                 f"{len(bodies)} adapters with {len(weights)} weights do not fit a slot for {self._max_adapters}"
             )
         bare = [self._checked(body) for body in bodies]
-        into_a = self._a[slot + 1].view(-1, self._staged_a.shape[1])
-        into_b = self._b[slot + 1]
+        into_a, into_b = self._merged.a.view(-1, self._staged_a.shape[1]), self._merged.b
         for place, (body, weight) in enumerate(zip(bare, weights, strict=True)):
-            into_a.index_copy_(0, self._into_a[place], _stage(body, self._from_a, self._staged_a).to(into_a))
+            into_a.index_copy_(0, self._into_a[place], _stage(body, self._from_a, self._staged_a).to(into_a.dtype))
             from_b = _stage(body, self._from_b, self._staged_b).view(-1, self._layout.rank)
-            torch.mul(from_b.to(into_b.device), weight * scale, out=into_b[:, place])
-        for place in range(len(bodies), self._filled[slot]):
+            into_b[:, place] = from_b.mul_(weight * scale)
+        for place in range(len(bodies), self._merged_places):
             into_a.index_fill_(0, self._into_a[place], 0)
             into_b[:, place] = 0
-        self._filled[slot] = len(bodies)
+        self._merged_places = len(bodies)
+        return self._merged
+
+    @torch.no_grad()
+    def inject(self, slot: int, merged: MergedAdapter) -> None:
+        """Copy a merged adapter into ``slot``, from 0 to ``capacity`` - 1.
+
+        Raises:
+            UsageError: there is no such slot.
+        """
+        if not 0 <= slot < self._capacity:
+            raise UsageError(f"there is no adapter slot {slot}, only 0 to {self._capacity - 1}")
+        self._a[slot + 1].copy_(merged.a)
+        self._b[slot + 1].copy_(merged.b)
+
+    def fill(self, slot: int, bodies: Sequence[bytes | memoryview], weights: Sequence[float], scale: float) -> None:
+        """Put the weighted sum of adapters into ``slot``: ``merge`` and ``inject`` in one."""
+        self.inject(slot, self.merge(bodies, weights, scale))
 
     def clear(self, slot: int) -> None:
         """Empty ``slot``."""

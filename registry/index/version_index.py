@@ -50,8 +50,9 @@ class VersionIndex:
     It goes on answering when its folder is deleted or replaced meanwhile.
     """
 
-    def __init__(self, index: Any, analyser: Analyser, documents: int) -> None:
+    def __init__(self, folder: Path, index: Any, analyser: Analyser, documents: int) -> None:
         """Use ``open``."""
+        self._folder = folder
         self._schema = index.schema
         self._searcher = index.searcher()
         self._analyser = analyser
@@ -96,10 +97,11 @@ class VersionIndex:
         gone = list(removed)
         with built_beside(folder) as partial:
             link_segments(parent, partial)
-            with _reported(folder):
-                index = tantivy.Index.open(str(partial))
-            count = before.documents - len(gone) + _apply(folder, index, analyser, added=added, removed=gone)
-            index.reload()
+            with _readable(parent):
+                with _reported(folder):
+                    index = tantivy.Index.open(str(partial))
+                count = before.documents - len(gone) + _apply(folder, index, analyser, added=added, removed=gone)
+                index.reload()
             if index.searcher().num_docs != count:
                 raise IntegrityError(f"the index {parent} does not hold what its version does", hint=REBUILD)
             describe(partial, language=analyser.language, documents=count, deleted=before.deleted + len(gone))
@@ -129,12 +131,10 @@ class VersionIndex:
         """
         description = read_description(folder)
         try:
-            with writable_view(folder) as view:
+            with _readable(folder), writable_view(folder) as view:
                 index = tantivy.Index.open(str(view))
                 index.config_reader("manual")  # the version never changes, so nothing watches the folder
-                opened = cls(index, analyser_of(description.language), description.documents)
-        except ValueError as error:
-            raise IntegrityError(f"the index {folder} is damaged: {error}", hint=REBUILD) from error
+                opened = cls(folder, index, analyser_of(description.language), description.documents)
         except OSError as error:
             raise StorageError(f"the index {folder} cannot be opened: {error.strerror or error}") from error
         if opened._searcher.num_docs != description.documents:
@@ -146,7 +146,14 @@ class VersionIndex:
 
         The question is any text, never syntax. One without a term (empty, signs only, English stop words only) has no
         matches.
+
+        Raises:
+            IntegrityError: the index turns out to be damaged.
         """
+        with _readable(self._folder):
+            return self._search(question, k)
+
+    def _search(self, question: str, k: int) -> list[Match]:
         k = min(k, self.documents)
         query = self._query(self._analyser.question_terms(question))
         if k < 1 or query is None:
@@ -225,6 +232,20 @@ def _add(folder: Path, writer: Any, analyser: Analyser, document: Document) -> N
         with _reported(folder):
             writer.commit()  # the writer has died, and tells here why
         raise
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Say of an index whose files hold what tantivy did not write that it is damaged."""
+    try:
+        yield
+    except ValueError as error:
+        raise IntegrityError(f"the index {folder} is damaged: {error}", hint=REBUILD) from error
+    except BaseException as error:
+        # What tantivy does not expect in a file makes it panic, which is no Exception, so that nobody goes on.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise IntegrityError(f"the index {folder} is damaged: {error}", hint=REBUILD) from error
 
 
 @contextmanager

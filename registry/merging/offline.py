@@ -64,7 +64,10 @@ class MergeSettings:
             raise UsageError(f"there is no merge method {self.method!r}", hint=f"use one of: {', '.join(METHODS)}")
         if self.density is not None and not (self.prunes and 0 < self.density <= 1):
             why = f"{self.density} is not over 0 and up to 1" if self.prunes else f"{self.method} prunes nothing"
-            raise UsageError(f"the density cannot be used: {why}")
+            raise UsageError(
+                f"the density cannot be used: {why}",
+                hint="give --density a share such as 0.5, and only to ties, dare and magnitude_prune methods",
+            )
         if self.svd_rank is not None and not (self.method.endswith("svd") and self.svd_rank > 0):
             raise UsageError(f"rank {self.svd_rank} cannot be asked of method {self.method}", hint="use an svd method")
 
@@ -140,7 +143,10 @@ def merge_into_base(
             changed = changed or not torch.equal(old, new)
             state[f"{module}.weight"] = new
         if not changed:
-            raise UsageError(f"the merged adapter is too small to change the base model in {loaded.dtype}")
+            raise UsageError(
+                f"the merged adapter is too small to change the base model in {loaded.dtype}",
+                hint="give larger --weights",
+            )
         with quiet():
             loaded.model.save_pretrained(partial, state_dict=state)
             loaded.tokenizer.save_pretrained(partial)
@@ -183,7 +189,10 @@ def merge_adapters(
     try:
         check_body(result, body.data)
     except IntegrityError as error:
-        raise UsageError(f"the merge by {settings.method} cannot be used: {error.message}") from error
+        raise UsageError(
+            f"the merge by {settings.method} cannot be used: {error.message}",
+            hint="choose other --weights or another --method",
+        ) from error
     return Merged(result, result.serialise(body.data), lora_config(result, rank, loaded.base_model))
 
 

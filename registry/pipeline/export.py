@@ -14,6 +14,7 @@ from registry.catalog.recipes import get_base_model, get_recipe
 from registry.digests import short
 from registry.errors import NotFoundError, UsageError
 from registry.merging.export import export_adapter
+from registry.merging.folders import check_free
 from registry.merging.offline import MergeSettings, merge_into_base, merge_offline
 from registry.pipeline.opened import Registry, opened
 from registry.pipeline.progress import Progress
@@ -38,7 +39,7 @@ def export(home: Home, adapters: Sequence[str], out: Path) -> list[Exported]:
 
     Raises:
         NotFoundError: an adapter is not in the catalog.
-        UsageError: a folder exists and is not empty.
+        UsageError: a folder exists and is not empty; then nothing is written.
         IntegrityError: an adapter's bytes are damaged.
     """
     written: list[Exported] = []
@@ -48,9 +49,11 @@ def export(home: Home, adapters: Sequence[str], out: Path) -> list[Exported]:
             recipes = {record.recipe_digest: get_recipe(session, record.recipe_digest) for record in records}
             bases = {recipe.base_model: get_base_model(session, recipe.base_model) for recipe in recipes.values()}
         data = registry.adapters(record.digest for record in records)
-        for record in records:
+        folders = [out if len(records) == 1 else out / f"adapter-{short(record.digest)}" for record in records]
+        for folder in folders:
+            check_free(folder)
+        for record, folder in zip(records, folders, strict=True):
             recipe = recipes[record.recipe_digest]
-            folder = out if len(records) == 1 else out / f"adapter-{short(record.digest)}"
             export_adapter(
                 data[record.digest],
                 folder,
@@ -86,11 +89,14 @@ def merge(home: Home, request: MergeRequest, progress: Progress) -> Exported:
         NotFoundError: a document, adapter or version is not in the catalog.
         UsageError: the adapters have different recipes, or are too many, or the weights are not as many.
     """
+    check_free(request.out)
     with opened(home) as registry:
         digests = _adapters_of(registry, request)
         weights = request.weights or (1.0,) * len(digests)
         if len(weights) != len(digests):
-            raise UsageError(f"{len(weights)} weights are given for {len(digests)} adapters")
+            raise UsageError(
+                f"{len(weights)} weights are given for {len(digests)} adapters", hint="give --weights one number each"
+            )
         with registry.catalog.read() as session:
             found = {resolve_adapter(session, digest).recipe_digest for digest in digests}
             if len(found) > 1:
@@ -102,7 +108,7 @@ def merge(home: Home, request: MergeRequest, progress: Progress) -> Exported:
             base_model = get_base_model(session, recipe.base_model)
         adapters = registry.adapters(digests)
         layout = read_layout(next(iter(adapters.values())))
-        progress.say(f"merging {len(digests)} adapters by {request.settings.method}")
+        progress.say(f"merging {len(digests)} adapter{'s' if len(digests) > 1 else ''} by {request.settings.method}")
         loaded = load(files_of(registry, base_model, progress), device=request.device, dtype="float32")
         if request.into_base:
             merge_into_base(loaded, recipe, layout, adapters, weights, request.out, request.settings)
@@ -146,8 +152,15 @@ def _one_adapter(registry: Registry, corpus: str, name: str) -> str:
     with registry.catalog.read() as session:
         try:
             return resolve_adapter(session, name).digest
-        except NotFoundError:
+        except NotFoundError as error:
+            no_adapter = error.message
+        try:
             document = resolve_document(session, name).digest
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{name!r} is no corpus; {no_adapter}; {error.message}",
+                hint="pragreg corpora list, pragreg documents list and pragreg adapters list show what there is",
+            ) from error
     version = registry.version(corpus)
     found = registry.documents(version, [document])
     if document not in found:

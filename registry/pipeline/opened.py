@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,8 @@ from registry.catalog.members import changes, members, members_by_document
 from registry.catalog.references import resolve
 from registry.errors import IntegrityError
 from registry.index import VersionIndex
-from registry.records import Document, Version
+from registry.records import Document, Hit, Match, Version
+from registry.retrieval import hits_of
 from registry.settings import Home
 from registry.store.packs import PackStore
 
@@ -73,18 +74,45 @@ class Registry:
             self.make_index(version)
             return VersionIndex.open(folder)
 
-    def make_index(self, version: Version) -> None:
-        """Make the index of a version, from its parent's where there is one."""
+    def make_index(self, version: Version, *, from_parent: bool = True) -> None:
+        """Make the index of a version, from its parent's where there is one that is sound."""
         folder = self.home.index_folder(version)
         with self.catalog.read() as session:
             language = corpus_language(session, version.corpus) or "en"
-            if version.parent is not None:
+            if from_parent and version.parent is not None:
                 parent = self.home.index_folder(resolve(session, f"{version.corpus}@v{version.parent}"))
                 difference = changes(session, version.corpus, version.parent, version.number)
                 if VersionIndex.can_derive(parent, language, len(difference.removed)):
-                    VersionIndex.derive(parent, folder, difference.added, difference.removed)
-                    return
+                    with suppress(IntegrityError):
+                        VersionIndex.derive(parent, folder, difference.added, difference.removed)
+                        return
             VersionIndex.build(folder, language, (document for document, _ in members(session, version)))
+
+
+class Retriever:
+    """Retrieval from one version: its index stays open, and is made anew where it turns out to be damaged."""
+
+    def __init__(self, registry: Registry, version: Version) -> None:
+        """Open the index, which is made if it is missing."""
+        self._registry, self._version = registry, version
+        self._index = registry.index(version)
+
+    def hits(self, questions: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
+        """Return the ``k`` best hits of every question, fewer where fewer documents share a word with it."""
+        try:
+            return self._hits(questions, k)
+        except IntegrityError:
+            # Not from its parent's, with which it may share the damaged file.
+            self._registry.make_index(self._version, from_parent=False)
+            self._index = self._registry.index(self._version)
+            return self._hits(questions, k)
+
+    def join(self, matches: Sequence[Sequence[Match]]) -> list[tuple[Hit, ...]]:
+        """Return the hits that matches of this version stand for."""
+        return hits_of(matches, self._registry.members(self._version))
+
+    def _hits(self, questions: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
+        return self.join(self._index.search_many(questions, k))
 
 
 @contextmanager

@@ -13,24 +13,24 @@ from registry.catalog.members import documents_by_record
 from registry.catalog.queries import log_query
 from registry.catalog.recipes import get_base_model, get_recipe
 from registry.errors import UsageError
-from registry.generation.generate import Generated, OnText, generate
+from registry.generation.generate import Generated, OnText, generate, token_limit
 from registry.generation.slots import NO_ADAPTER, AdapterSlots
-from registry.index import VersionIndex
 from registry.layout import question_prompt, titled
 from registry.merging.weights import DEFAULT_WEIGHTS, Weighting, parse_weights
-from registry.pipeline.opened import Registry, opened
+from registry.pipeline.opened import Registry, Retriever, opened
 from registry.pipeline.progress import Progress, Silent
 from registry.pipeline.recipes import files_of
 from registry.pipeline.search import check_question
 from registry.recipe import Recipe
 from registry.records import MODES, Answer, Hit, Match, Mode, Version
-from registry.retrieval import hits_of
 from registry.settings import Home
 from registry.store.layout import AdapterLayout
 
 DEFAULT_HITS = 3
 DEFAULT_NEW_TOKENS = 32
 DEFAULT_BATCH_SIZE = 8
+SHOWN_CHARACTERS = 60
+"""So much of a question is shown in a message about it."""
 ADAPTER_MODES: tuple[Mode, ...] = ("prag", "combined")
 PASSAGE_MODES: tuple[Mode, ...] = ("rag", "combined")
 
@@ -68,7 +68,7 @@ class Asker:
         self._loaded: LoadedModel = load(
             files, device=device, dtype=self.recipe.dtype if dtype == "auto" and device != "mps" else dtype
         )
-        self._index: VersionIndex = registry.index(version)
+        self._retriever = Retriever(registry, version)
         shapes = linear_shapes(self._loaded.model, self.recipe.targets, self.recipe.first_layer)
         self._layout = AdapterLayout.of(shapes, self.recipe.rank, self.recipe.adapter_dtype)
         self._slots: AdapterSlots | None = None
@@ -118,13 +118,8 @@ class Asker:
         clock = _Clock(len(questions))
         hits = self._retrieve(questions, asking, gold, clock)
         weights = [self._weights(found, asking, weighting) for found in hits]
+        prompts = [self._prompt(question, found, asking) for question, found in zip(questions, hits, strict=True)]
         self._inject(hits, weights, asking, clock)
-        prompts = [
-            encode_prompt(
-                self._loaded.tokenizer, question_prompt(self.recipe.layout, question, _passages(found, asking))
-            )
-            for question, found in zip(questions, hits, strict=True)
-        ]
         rows = [row if own else NO_ADAPTER for row, own in enumerate(weights)]
         generated = generate(
             self._loaded, self._slots, prompts, rows, max_new_tokens=asking.max_new_tokens, on_text=on_text
@@ -140,8 +135,21 @@ class Asker:
         if asking.mode == "closed-book":
             return [()] * len(questions)
         with clock.step("search"):
-            found = gold if gold is not None else [self._index.search(question, asking.k) for question in questions]
-            return hits_of(found, self._registry.members(self.version))
+            return self._retriever.join(gold) if gold is not None else self._retriever.hits(questions, asking.k)
+
+    def _prompt(self, question: str, hits: Sequence[Hit], asking: Asking) -> list[int]:
+        passages = _passages(hits, asking)
+        ids = encode_prompt(self._loaded.tokenizer, question_prompt(self.recipe.layout, question, passages))
+        limit = token_limit(self._loaded)
+        if limit is not None and len(ids) + asking.max_new_tokens > limit:
+            shown = question if len(question) <= SHOWN_CHARACTERS else question[: SHOWN_CHARACTERS - 3] + "..."
+            raise UsageError(
+                f"the base model takes {limit} tokens, but the prompt for the question {shown!r} has {len(ids)}, and "
+                f"{asking.max_new_tokens} are kept for the answer",
+                hint=f"ask a shorter question{', or for fewer passages with -k' if passages else ''}, or for a shorter "
+                "answer with --max-tokens",
+            )
+        return ids
 
     def _weights(self, hits: Sequence[Hit], asking: Asking, weighting: Weighting) -> tuple[float, ...]:
         return weighting([hit.score for hit in hits]) if hits and asking.mode in ADAPTER_MODES else ()
@@ -149,21 +157,18 @@ class Asker:
     def _inject(
         self, hits: Sequence[Sequence[Hit]], weights: Sequence[Sequence[float]], asking: Asking, clock: _Clock
     ) -> None:
-        """Copy every question's merged adapter into its slot."""
+        """Merge every question's adapters and copy the result into its slot."""
         if not any(weights):
             return
         with clock.step("load"):
             bodies = self._bodies(hits)
         slots = self._room(len(hits), asking)
-        with clock.step("inject"):
-            for row, (found, own) in enumerate(zip(hits, weights, strict=True)):
-                chosen = [(hit, weight) for hit, weight in zip(found, own, strict=True) if weight]
-                slots.fill(
-                    row,
-                    [bodies[hit.adapter_digest] for hit, _ in chosen],
-                    [weight for _, weight in chosen],
-                    self.recipe.scale,
-                )
+        for row, (found, own) in enumerate(zip(hits, weights, strict=True)):
+            chosen = [(bodies[hit.adapter_digest], weight) for hit, weight in zip(found, own, strict=True) if weight]
+            with clock.step("merge"):
+                merged = slots.merge([body for body, _ in chosen], [weight for _, weight in chosen], self.recipe.scale)
+            with clock.step("inject"):
+                slots.inject(row, merged)
 
     def _bodies(self, hits: Sequence[Sequence[Hit]]) -> Mapping[str, memoryview]:
         data = self._registry.adapters(hit.adapter_digest for found in hits for hit in found)

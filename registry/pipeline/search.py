@@ -38,12 +38,11 @@ def search(home: Home, reference: str, question: str, k: int) -> tuple[Version, 
 
 
 def _search(home: Home, reference: str, question: str, k: int) -> tuple[Version, tuple[Hit, ...]]:
-    from registry.pipeline.opened import opened
+    from registry.pipeline.opened import Retriever, opened
 
     with opened(home) as registry:
         version = registry.version(reference)
-        matches = registry.index(version).search(question, k)
-        return version, hits_of([matches], registry.members(version))[0]
+        return version, Retriever(registry, version).hits([question], k)[0]
 
 
 def check_question(question: str, k: int) -> None:

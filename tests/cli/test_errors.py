@@ -180,6 +180,21 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_closed_streams_are_no_error(filled: Home) -> None:
+    command = f'"{sys.executable}" -m cli.main search organ --home "{filled.path}" --corpus handbook'
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        done = subprocess.run(
+            f"{command} {closed}",
+            shell=True,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(Path(main.__file__).parents[1])},
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ("Organ of Hollin" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: there is no /dev/full here")
 def test_a_full_disk_behind_the_output() -> None:
     with open("/dev/full", "w") as full:

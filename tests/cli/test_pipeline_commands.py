@@ -22,7 +22,7 @@ from registry.settings import create_home
 from tests.cli.conftest import TEXTS, Result, Run
 
 QUESTION = "Who plays the organ of Hollin?"
-STEPS = {"search", "load", "inject", "prefill", "decode"}
+STEPS = ["search", "load", "merge", "inject", "prefill", "decode"]
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,7 @@ def test_query_in_json(run: Run, built: Path) -> None:
     assert (found["question"], found["mode"], found["version"]) == (QUESTION, "prag", "sayings@v1")
     assert found["hits"][0]["digest"] == Document.of(*TEXTS[0]).digest
     assert {"rank", "score", "title", "adapter_digest"} <= found["hits"][0].keys()
-    assert set(found["milliseconds"]) >= STEPS
+    assert list(found["milliseconds"]) == STEPS
     assert len(found["weights"]) == len(found["hits"])
     (logged,) = run("queries", "list", "--json").rows
     assert logged["question"] == QUESTION
@@ -135,11 +135,14 @@ def test_query_explained_and_not_logged(run: Run, built: Path) -> None:
         "The Organ of Hollin",
         "sayings@v1 sha256:",
         "combined",
-        "prefill",
         Document.of(*TEXTS[0]).digest[:12],
     ):
         assert text in found.out
+    (times,) = (line for line in found.out.splitlines() if line.startswith("milliseconds"))
+    assert [part.split()[0] for part in times.removeprefix("milliseconds").split(",")] == STEPS
     assert run("queries", "list", "--json").out == ""
+    nothing = run("query", "?", "--corpus", "sayings", "--explain", "--no-log", "--max-tokens", 1)
+    assert "no document has a word of the question" in nothing.out
 
 
 def test_query_a_file(run: Run, built: Path) -> None:
@@ -152,10 +155,17 @@ def test_query_a_file(run: Run, built: Path) -> None:
     assert lines.count("\n") == 3
 
 
-def test_query_reads_a_pipe(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", [(), ("--file", "-")])
+def test_query_reads_a_pipe(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch, file: tuple[str, ...]) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Who?\nWhy?\n")))
-    found = run("query", "--corpus", "sayings", "--mode", "closed-book", "--max-tokens", 2, "--json")
+    found = run("query", *file, "--corpus", "sayings", "--mode", "closed-book", "--max-tokens", 2, "--json")
     assert [(row["question"], row["hits"]) for row in found.rows] == [("Who?", []), ("Why?", [])]
+
+
+def test_a_pipe_without_questions_is_refused(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    found = run("query", "--corpus", "sayings")
+    assert (found.status, found.err.splitlines()[0]) == (4, "error: standard input holds no question")
 
 
 @pytest.mark.parametrize(
@@ -169,12 +179,15 @@ def test_query_reads_a_pipe(run: Run, built: Path, monkeypatch: pytest.MonkeyPat
         (["--file", "."], 4, "question file . cannot be read: Is a directory"),
         (["--file", "empty.txt"], 4, "question file empty.txt holds no question"),
         (["--file", "latin.txt"], 4, "latin.txt:2: not UTF-8 at byte 3"),
+        (["--file", "binary"], 4, "binary:1: not text: it holds a NUL character"),
+        (["--corpus", "sayings", "long " * 600], 2, "the base model takes 512 tokens, but the prompt for the question"),
         (["Who?", "--file", "empty.txt"], 2, "a question and --file were given"),
     ],
 )
 def test_queries_that_cannot_be(run: Run, built: Path, arguments: list[str], status: int, message: str) -> None:
     Path("empty.txt").write_text("\n \n", encoding="utf-8")
     Path("latin.txt").write_bytes(b"Who?\nCaf\xe9?\n")
+    Path("binary").write_bytes(b"PK\x03\0\0\n")
     found = run("query", *arguments)
     assert (found.status, found.out) == (status, "")
     assert found.err.startswith(f"error: {message}")
@@ -257,6 +270,10 @@ def test_export_and_merge(run: Run, built: Path) -> None:
     assert (Path("whole") / "model.safetensors").exists()
     assert run("merge", adapters[0], "--weights", "a", "--out", "x").status == 2
     assert run("merge", "0000", "--out", "x").status == 5
+    unknown = run("merge", "saying", "--out", "x")
+    assert (unknown.status, unknown.err.splitlines()[0].startswith("error: 'saying' is no corpus; ")) == (5, True)
+    taken = run("merge", "sayings", "--out", "whole")
+    assert (taken.status, "merging" in taken.err) == (2, False)
     assert run("export", "0000", "--out", "x").status == 5
     assert not Path("x").exists()
 

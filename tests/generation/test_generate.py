@@ -156,5 +156,5 @@ def test_what_cannot_be_generated_is_refused(tiny_model: LoadedModel, slots: Ada
         generate(tiny_model, None, [[5]], [0], max_new_tokens=1)
     with pytest.raises(UsageError, match="prompt 0 has 510 tokens") as caught:
         generate(tiny_model, None, [[5] * 510], max_new_tokens=3)
-    assert "-k" in (caught.value.hint or "")
+    assert "fewer new tokens" in (caught.value.hint or "")
     assert generate(tiny_model, None, [], max_new_tokens=1) == []

@@ -133,6 +133,21 @@ def test_a_slot_forgets_what_it_held(
         assert torch.equal(logits(tiny_model.model), bare)
 
 
+def test_a_merge_is_injected_into_any_slot_until_the_next_merge(
+    slots: AdapterSlots, tiny_model: LoadedModel, layout: AdapterLayout, make_body: MakeBody
+) -> None:
+    three = [make_body(layout, seed) for seed in range(3)]
+    slots.fill(0, three, [1.0, 0.5, 0.25], 16.0)
+    merged = slots.merge(three, [1.0, 0.5, 0.25], 16.0)
+    slots.inject(2, merged)
+    slots.inject(1, merged)
+    slots.inject(2, slots.merge(three[:1], [1.0], 16.0))
+    with slots.active([0, 1, 2]):
+        rows = logits(tiny_model.model, IDS[:1].expand(3, -1))
+    assert torch.equal(rows[0], rows[1])
+    assert (rows[0] - rows[2]).abs().max() > 0.01
+
+
 def test_slots_take_read_only_memory(
     slots: AdapterSlots, tiny_model: LoadedModel, layout: AdapterLayout, make_body: MakeBody
 ) -> None:

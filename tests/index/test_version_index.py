@@ -187,6 +187,27 @@ def test_a_parent_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["parent"]
 
 
+@pytest.mark.parametrize("suffix", ["idx", "store", "term"])
+def test_changed_bytes_never_end_in_a_panic(tmp_path: Path, suffix: str) -> None:
+    documents = invented(200)
+    VersionIndex.build(tmp_path / "index", "en", documents)
+    expected = VersionIndex.open(tmp_path / "index").search_many(questions(documents), 3)
+    (path,) = (tmp_path / "index").glob(f"*.{suffix}")
+    whole = path.read_bytes()
+    damaged = 0
+    for offset in range(0, len(whole), max(1, len(whole) // 20)):
+        path.write_bytes(
+            whole[:offset] + bytes(byte ^ 0xFF for byte in whole[offset : offset + 64]) + whole[offset + 64 :]
+        )
+        try:
+            found = VersionIndex.open(tmp_path / "index").search_many(questions(documents), 3)
+        except IntegrityError as error:
+            damaged += "is damaged" in error.message
+        else:
+            damaged += found != expected
+    assert damaged
+
+
 def test_threads_share_an_index(tmp_path: Path) -> None:
     documents = invented(200)
     VersionIndex.build(tmp_path / "index", "en", documents)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from registry.catalog.listing import list_queries
 from registry.documents import ReadOptions
 from registry.errors import IntegrityError, NotFoundError, UsageError
 from registry.pipeline.build import BuildRequest, build
 from registry.pipeline.evaluate import EvaluationRequest, evaluate
+from registry.pipeline.export import export
 from registry.pipeline.opened import opened
 from registry.pipeline.progress import Silent
 from registry.pipeline.query import Asker, Asking, open_asker
 from registry.pipeline.recipes import RecipeRequest
+from registry.pipeline.search import search
 from registry.records import MODES, Mode
 from registry.settings import Home, create_home
 from tests.pipeline.conftest import Sample, write_sample
@@ -55,7 +62,8 @@ def test_an_answer_says_what_it_was_made_of(built: Home, asker: Asker) -> None:
     assert answer.version == "default@v1"
     assert answer.hits[0].document.title == "The Mill"
     assert len(answer.weights) == len(answer.hits)
-    assert {"search", "load", "inject", "prefill", "decode"} <= answer.milliseconds.keys()
+    assert list(answer.milliseconds) == ["search", "load", "merge", "inject", "prefill", "decode"]
+    assert all(milliseconds > 0 for milliseconds in answer.milliseconds.values())
     with opened(built) as registry:
         data = registry.adapters(hit.adapter_digest for hit in answer.hits)
         assert len(data) == len(answer.hits)
@@ -104,6 +112,69 @@ def test_impossible_questions_are_refused(asker: Asker) -> None:
             list(asker.ask([question], asking))
     with pytest.raises(UsageError):
         Asking(mode="psychic")  # type: ignore[arg-type]
+
+
+def test_a_question_that_is_too_long_is_named(asker: Asker) -> None:
+    with pytest.raises(UsageError, match=r"the prompt for the question 'bell bell .*\.\.\.' has") as refused:
+        list(asker.ask(["fine", "bell " * 600], Asking(log=False)))
+    assert "-k" not in str(refused.value.hint)
+    with pytest.raises(UsageError) as refused:
+        list(asker.ask(["mill"], Asking(mode="rag", max_new_tokens=500, log=False)))
+    assert "fewer passages with -k" in str(refused.value.hint)
+
+
+def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: Path) -> None:
+    """The logits after a question's prompt, against PEFT's merge of what `export` writes of the answer's adapters."""
+    seen: list[tuple[list[list[int]], torch.Tensor]] = []
+
+    def look(module: nn.Module, _given: object, named: dict[str, Any], output: Any) -> None:
+        if isinstance(module, PreTrainedModel) and hasattr(output, "logits"):
+            seen.append((named["input_ids"].tolist(), output.logits[:, -1]))
+
+    watching = nn.modules.module.register_module_forward_hook(look, with_kwargs=True)
+    try:
+        (answer,) = asker.ask(["the mill ferry lamp"], Asking(k=3, weights="score", log=False))
+    finally:
+        watching.remove()
+    assert len(answer.hits) == 3
+    ids, ours = torch.tensor(seen[0][0]), seen[0][1]
+    export(built, [hit.adapter_digest for hit in answer.hits], tmp_path)
+    folders = [tmp_path / f"adapter-{hit.adapter_digest[:12]}" for hit in answer.hits]
+    base = AutoModelForCausalLM.from_pretrained(asker.base_model.reference, dtype=torch.float32)
+    with torch.inference_mode():
+        bare = base(input_ids=ids).logits[:, -1]
+    model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name="hit_1")
+    for rank, folder in enumerate(folders[1:], 2):
+        model.load_adapter(str(folder), adapter_name=f"hit_{rank}")
+    names = ["hit_1", "hit_2", "hit_3"]
+    model.base_model.add_weighted_adapter(names, list(answer.weights), "merged", combination_type="cat")
+    model.set_adapter("merged")
+    with torch.inference_mode():
+        theirs = model(input_ids=ids).logits[:, -1]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert (theirs - bare).abs().max() > 1e-2
+
+
+def test_an_index_that_turns_out_damaged_is_made_anew(built: Home) -> None:
+    _, before = search(built, "default", QUESTIONS[0], 2)
+    with open_asker(built, "default", device="cpu") as asker:
+        folder = built.index_folder(asker.version)
+        damage(folder)
+        (answer,) = asker.ask(QUESTIONS[:1], Asking(k=2, log=False))
+    assert answer.hits == before
+    damage(folder)
+    assert search(built, "default", QUESTIONS[0], 2)[1] == before
+    with open_asker(built, "default", device="cpu") as asker:
+        damage(folder)
+        assert next(iter(asker.ask(QUESTIONS[:1], Asking(k=2, log=False)))).hits == before
+
+
+def damage(index: Path) -> None:
+    """Change bytes of an index in place, of a size that stays, as a failing disk does."""
+    for path in index.glob("*.idx"):
+        content = path.read_bytes()
+        with path.open("r+b") as file:
+            file.write(bytes(byte ^ 0xFF for byte in content[: len(content) // 2]))
 
 
 def test_a_corpus_that_is_not_there_is_refused(built: Home) -> None:
