@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from registry.encoding.packing import Bucket, Packing
+from registry.encoding.packing import Packing
 
 NAME = "pragreg_packed"
 LONGEST_PLAIN = 512
@@ -34,7 +35,7 @@ def packed_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **unused: Any,
 ) -> tuple[Tensor, None]:
     """Return what every token attends to in its own row, up to itself.
 
@@ -55,17 +56,23 @@ def packed_attention(
     if attention_mask is not None:
         raise ValueError("packed rows take no attention mask")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    heads, key_heads = query.shape[1], key.shape[1]
+    gather, back = packing.by_head(heads)
+    gather_keys, _ = packing.by_head(key_heads)
+    q, k, v = (tensor[0].transpose(0, 1).reshape(-1, tensor.shape[-1]) for tensor in (query, key, value))
     found: list[Tensor] = []
-    for bucket in packing.buckets:
-        window = sliding_window if sliding_window is not None and sliding_window < bucket.longest else None
-        q, k, v = (_spread(tensor, bucket) for tensor in flat)
-        if window is None and softcap is None and (q.device.type != "cpu" or bucket.longest > LONGEST_PLAIN):
-            out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-        else:
-            out = _plain(q, k, v, scale, softcap, window)
-        found.append(out.transpose(1, 2).flatten(0, 1).index_select(0, bucket.padded))
-    return torch.cat(found).index_select(0, packing.order)[None], None
+    for bucket, own, own_keys in zip(packing.buckets, gather, gather_keys, strict=True):
+        found.append(
+            _attend(
+                q.index_select(0, own).view(bucket.rows, heads, bucket.longest, -1),
+                k.index_select(0, own_keys).view(bucket.rows, key_heads, bucket.longest, -1),
+                v.index_select(0, own_keys).view(bucket.rows, key_heads, bucket.longest, -1),
+                scale,
+                softcap,
+                sliding_window if sliding_window is not None and sliding_window < bucket.longest else None,
+            ).reshape(-1, value.shape[-1])
+        )
+    return torch.cat(found).index_select(0, back).view(1, -1, heads, value.shape[-1]), None
 
 
 @contextmanager
@@ -79,34 +86,29 @@ def packed(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _spread(tensor: Tensor, bucket: Bucket) -> Tensor:
-    """Return ``[rows, heads, longest, width]``, zero where there is padding, of ``[tokens, heads, width]``."""
-    heads, width = tensor.shape[1:]
-    empty = tensor.new_zeros(bucket.rows * bucket.longest, heads, width)
-    padded = empty.index_copy(0, bucket.padded, tensor.index_select(0, bucket.places))
-    return padded.view(bucket.rows, bucket.longest, heads, width).transpose(1, 2)
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, window: int | None) -> Tensor:
+    """Return softmax(q k^T scale) v, each row within itself and up to itself: ``[rows, heads, longest, width]``.
 
-
-def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, window: int | None) -> Tensor:
-    """Return softmax(q k^T scale) v by plain products, queries that share a key as one matrix.
-
-    On a CPU this takes less time than PyTorch's fused attention, whose backward pass is slow there.
+    On a CPU by plain products, with the queries that share a key as one matrix: PyTorch's fused attention takes longer
+    there, above all its backward pass.
     """
     rows, heads, longest, width = q.shape
+    if window is None and softcap is None and (q.device.type != "cpu" or longest > LONGEST_PLAIN):
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
     shared = heads // k.shape[1]
-    grouped = (q * scale).reshape(rows * k.shape[1], shared * longest, width)
-    keys, values = k.reshape(-1, longest, width), v.reshape(-1, longest, v.shape[-1])
-    scores = torch.bmm(grouped, keys.transpose(1, 2))
+    keys, values = k.flatten(0, 1), v.flatten(0, 1)
+    scores = torch.bmm((q * scale).view(-1, shared * longest, width), keys.transpose(1, 2))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.view(-1, shared, longest, longest) + _hidden(longest, window, q)
+    scores = scores.view(-1, shared, longest, longest) + _unseen(longest, window, q.dtype, q.device)
     weights = torch.softmax(scores, dim=-1).view(-1, shared * longest, longest)
-    return torch.bmm(weights, values).view(rows, heads, longest, v.shape[-1])
+    return torch.bmm(weights, values).view(rows, heads, longest, -1)
 
 
-def _hidden(longest: int, window: int | None, like: Tensor) -> Tensor:
+@lru_cache(maxsize=32)
+def _unseen(longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return ``[longest, longest]``: 0 for what a token sees, -inf for what follows it or lies outside its window."""
-    everything = torch.full((longest, longest), float("-inf"), dtype=like.dtype, device=like.device)
+    everything = torch.full((longest, longest), float("-inf"), dtype=dtype, device=device)
     later = everything.triu(1)
     return later if window is None else later + everything.tril(-window)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CHUNK_POSITIONS = 256
-"""Positions whose logits exist at one time: [256, vocabulary] in the base model's dtype and once in fp32."""
+"""Positions whose logits exist at one time: [256, vocabulary] in the base model's dtype."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -29,17 +29,15 @@ class _HeadLoss(torch.autograd.Function):
             logits = functional.linear(hidden[part], head)
             if cap is not None:
                 logits = torch.tanh(logits / cap) * cap
+            # In the dtype of the logits: rounded logarithms stay exact near 0, where a token is nearly learned.
+            log_probabilities = torch.log_softmax(logits, dim=-1)
             at_target = targets[part, None]
-            best, at_best = logits.max(dim=-1, keepdim=True)
-            probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-            # -log p(target) by way of the likeliest token, whose probability is never too small for float32.
-            lead = (best - logits.gather(1, at_target)).float()
-            loss = lead - probabilities.gather(1, at_best).log()
-            losses[part] = loss[:, 0]
-            slope = probabilities.scatter_(1, at_target, torch.expm1(-loss))
+            of_target = log_probabilities.gather(1, at_target)
+            losses[part] = -of_target[:, 0].float()
+            slope = log_probabilities.exp_().scatter_(1, at_target, torch.expm1(of_target))
             if cap is not None:
                 slope.mul_(1 - (logits / cap) ** 2)
-            torch.mul(slope.to(head.dtype) @ head, weights[part, None], out=gradient[part])
+            torch.mul(slope @ head, weights[part, None], out=gradient[part])
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses

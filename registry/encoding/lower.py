@@ -58,7 +58,7 @@ def _lower_states(loaded: LoadedModel, body: nn.Module, examples: Sequence[Examp
     lengths = [len(example.ids) for example in examples]
     for part in passes(lengths, pass_tokens(loaded.device)):
         batch = examples[part]
-        packing = Packing.of(lengths[part], [0] * len(batch), loaded.device, loaded.model.dtype)
+        packing = Packing(lengths[part], [0] * len(batch), loaded.device, loaded.model.dtype)
         hidden = _run(body, packing, input_ids=_ids(loaded, batch))
         states.update(zip(map(id, batch), torch.split(hidden, list(lengths[part])), strict=True))
     return states

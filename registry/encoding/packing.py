@@ -22,14 +22,22 @@ STACKED_MEMBERS = 8
 class Bucket:
     """Rows of nearly the same length that attend together, each within itself.
 
-    ``places`` ``[tokens]`` says where each of their tokens stands among all, ``padded`` ``[tokens]`` where in
-    ``rows * longest``, row after row, with padding on the right.
+    ``places`` ``[rows, longest]`` says which token stands where; padding, on the right, repeats its row's last token,
+    and is False in ``real`` ``[rows, longest]``.
     """
 
-    rows: int
-    longest: int
     places: Tensor
-    padded: Tensor
+    real: Tensor
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self.places.shape[0]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.places.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +52,38 @@ class Block:
     own: Tensor
 
 
-@dataclass(frozen=True, slots=True)
 class Packing:
     """Which token of ``[1, tokens]`` is whose; rows of one member follow each other.
 
-    ``positions`` ``[1, tokens]`` counts from 0 in every row; ``order`` ``[tokens]`` says where each token stands when
-    the buckets' tokens follow each other.
+    ``positions`` ``[1, tokens]`` counts from 0 in every row.
     """
 
-    positions: Tensor
-    order: Tensor
-    buckets: tuple[Bucket, ...]
-    blocks: tuple[Block, ...]
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], members: Sequence[int], device: str, dtype: torch.dtype) -> Packing:
+    def __init__(self, lengths: Sequence[int], members: Sequence[int], device: str, dtype: torch.dtype) -> None:
         """Lay out rows of ``lengths``; row i is of member ``members[i]``, and members do not go down."""
         starts = [0, *accumulate(lengths)]
-        buckets = tuple(_bucket(lengths, starts, rows, device) for rows in _similar(lengths))
-        blocks = tuple(
+        self.positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+        self.buckets = tuple(_bucket(lengths, starts, rows, device) for rows in _similar(lengths))
+        self.blocks = tuple(
             _block(lengths, starts, members, rows, device, dtype) for rows in _successive(members, STACKED_MEMBERS)
         )
-        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
-        order = torch.cat([bucket.places for bucket in buckets]).argsort()
-        return cls(positions, order, buckets, blocks)
+        self._heads: dict[int, tuple[list[Tensor], Tensor]] = {}
+
+    def by_head(self, heads: int) -> tuple[list[Tensor], Tensor]:
+        """Return where the heads of tokens stand, ``[tokens * heads]`` with the heads of a token together.
+
+        First, for each bucket, the indices ``[rows * heads * longest]`` that gather its rows, every head by itself;
+        then the indices ``[tokens * heads]`` that gather the tokens again out of all buckets, one after the other.
+        """
+        if heads not in self._heads:
+            device = self.positions.device
+            every = torch.arange(heads, device=device)[:, None]
+            gather = [(bucket.places[:, None] * heads + every).flatten() for bucket in self.buckets]
+            real = [bucket.real[:, None].expand(-1, heads, -1).flatten() for bucket in self.buckets]
+            at = torch.cat(real).nonzero()[:, 0]
+            back = torch.empty(self.positions.numel() * heads, dtype=torch.int64, device=device)
+            back[torch.cat(gather)[at]] = at
+            self._heads[heads] = gather, back
+        return self._heads[heads]
 
 
 def pass_tokens(device: str) -> int:
@@ -102,9 +118,10 @@ def _similar(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def _bucket(lengths: Sequence[int], starts: Sequence[int], rows: Sequence[int], device: str) -> Bucket:
     longest = max(lengths[row] for row in rows)
-    places = torch.cat([torch.arange(starts[row], starts[row] + lengths[row]) for row in rows])
-    padded = torch.cat([torch.arange(lengths[row]) + number * longest for number, row in enumerate(rows)])
-    return Bucket(len(rows), longest, places.to(device), padded.to(device))
+    own = torch.tensor([lengths[row] for row in rows])[:, None]
+    first = torch.tensor([starts[row] for row in rows])[:, None]
+    position = torch.arange(longest)
+    return Bucket((first + torch.minimum(position, own - 1)).to(device), (position < own).to(device))
 
 
 def _successive(members: Sequence[int], most: int) -> Iterator[list[int]]:

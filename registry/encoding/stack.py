@@ -105,16 +105,16 @@ class _LowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, x: Tensor, y: Tensor, module: StackedLinear) -> Tensor:
-        out = y.clone()
         saved: list[Tensor] = []
         for block in module.blocks:
             a, b = module.matrices(block, x.dtype)
             low = _masked(x[0, block.tokens] @ a.T, block)
-            out[0, block.tokens].addmm_(low, b, alpha=module.scale)
+            y[0, block.tokens].addmm_(low, b, alpha=module.scale)
             saved += [a, b, low]
+        ctx.mark_dirty(y)  # the base's own output, which nobody else needs
         ctx.save_for_backward(x, *saved)
         ctx.module, ctx.blocks = module, module.blocks
-        return out
+        return y
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:

@@ -165,7 +165,7 @@ def _pass(loaded: LoadedModel, modules: Attached, upper: Upper, batch: Sequence[
     device = loaded.device
     examples = [row.example for row in batch]
     lengths = [len(example.ids) for example in examples]
-    packing = Packing.of(lengths, [row.member for row in batch], device, loaded.model.dtype)
+    packing = Packing(lengths, [row.member for row in batch], device, loaded.model.dtype)
     modules.choose(packing)
     hidden = upper(examples, packing)
     # A token's hidden state predicts the token after it.

@@ -49,7 +49,7 @@ def test_attention_stays_within_each_row(lengths: list[int], softcap: float | No
     shapes = (HEADS, KEY_HEADS, KEY_HEADS)
     q, k, v = (torch.randn(1, n, total, WIDTH, generator=generator, dtype=torch.float64) for n in shapes)
     inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
-    packing = Packing.of(lengths, [0] * len(lengths), "cpu", torch.float64)
+    packing = Packing(lengths, [0] * len(lengths), "cpu", torch.float64)
     found, weights = packed_attention(
         None, q, k, v, None, packing=packing, scaling=0.3, softcap=softcap, sliding_window=window
     )
@@ -64,7 +64,7 @@ def test_attention_stays_within_each_row(lengths: list[int], softcap: float | No
 
 
 def test_every_token_is_its_own_member_s() -> None:
-    packing = Packing.of(LENGTHS, MEMBERS, "cpu", torch.float32)
+    packing = Packing(LENGTHS, MEMBERS, "cpu", torch.float32)
     assert packing.positions.tolist() == [[position for length in LENGTHS for position in range(length)]]
     (block,) = packing.blocks
     assert (block.members, block.tokens) == (slice(0, 5), slice(0, sum(LENGTHS)))
@@ -74,7 +74,7 @@ def test_every_token_is_its_own_member_s() -> None:
 
 
 def test_rows_are_padded_little() -> None:
-    packing = Packing.of([200, 190, 20, 18, 19, 1], [0] * 6, "cpu", torch.float32)
+    packing = Packing([200, 190, 20, 18, 19, 1], [0] * 6, "cpu", torch.float32)
     assert sorted(bucket.longest for bucket in packing.buckets) == [1, 20, 200]
     assert sum(bucket.rows for bucket in packing.buckets) == 6
 
