@@ -35,7 +35,9 @@ FULL_LIST = 20
 
 @click.command(
     short_help="Give documents adapters: a new version of a corpus.",
-    epilog="Sources are .txt, .md, .html, .jsonl, .csv and .tsv files, each also as .gz.",
+    epilog="Sources are .txt, .md, .html, .jsonl, .csv and .tsv files, each also as .gz.\n\n"
+    "The augmenter openai takes OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL from the environment, and how many "
+    "requests run at once and may be made in all from OPENAI_CONCURRENCY and OPENAI_MAX_REQUESTS.",
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @home_option
@@ -82,7 +84,7 @@ FULL_LIST = 20
     "--base-model",
     metavar="REF",
     show_default="the corpus', else the home's",
-    help="A Hub id, a folder or a .gguf file.",
+    help="A Hub id (OWNER/NAME, or OWNER/NAME@REVISION), a folder or a .gguf file.",
 )
 @device_option
 @dtype_option("the frozen base model computes")

@@ -92,6 +92,8 @@ def create_home(
         try:
             path.mkdir(parents=True, exist_ok=True)
             partial = path / (SETTINGS_FILE + ".partial")
+            if "@" in settings["catalog"]["url"]:
+                partial.touch(mode=0o600)  # there may be a password in it
             partial.write_bytes(tomli_w.dumps(settings).encode())
             partial.replace(path / SETTINGS_FILE)
         except OSError as error:

@@ -250,3 +250,8 @@ def test_opening_a_catalog_is_light() -> None:
         "print({'torch', 'transformers', 'alembic'} & sys.modules.keys())"
     )
     assert run_python(code, path=ROOT).stdout.strip() == "set()"
+
+
+def test_settings_with_a_password_are_private(tmp_path: Path) -> None:
+    home = create_home(tmp_path / "home", catalog_url="postgresql+psycopg://maud:secret@db.example/catalog")
+    assert home.settings_path.stat().st_mode & 0o777 == 0o600
