@@ -54,7 +54,6 @@ class EncodingTotals:
     trained: int = 0
     size_bytes: int = 0
     tokens: int = 0
-    seconds: float = 0.0
     first_loss: float = 0.0
     last_loss: float = 0.0
 
@@ -64,7 +63,6 @@ class EncodingTotals:
             self.trained += 1
             self.size_bytes += len(adapter.data)
             self.tokens += adapter.training.tokens
-            self.seconds += adapter.training.elapsed_seconds
             self.first_loss += adapter.training.first_loss
             self.last_loss += adapter.training.last_loss
 

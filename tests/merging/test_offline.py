@@ -49,6 +49,19 @@ def loaded_back(tiny_model: LoadedModel, folder: Path) -> Tensor:
         model.unload()
 
 
+def through_slots(
+    tiny_model: LoadedModel, recipe: Recipe, layout: AdapterLayout, adapters: dict[str, bytes], weights: list[float]
+) -> Tensor:
+    """The logits of the adapters merged online."""
+    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=len(adapters))
+    slots.fill(0, [layout.body(data) for data in adapters.values()], weights, recipe.scale)
+    try:
+        with slots.active([0]):
+            return logits(tiny_model.model)
+    finally:
+        slots.remove()
+
+
 def pefts_own(
     tiny_model: LoadedModel, recipe: Recipe, adapters: dict[str, bytes], settings: MergeSettings, folder: Path
 ) -> Tensor:
@@ -99,11 +112,7 @@ def test_cat_equals_the_slots(
 ) -> None:
     adapters = make_adapters(3)
     merge_offline(tiny_model, recipe, layout, adapters, WEIGHTS, tmp_path / "out")
-    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=3)
-    slots.fill(0, [layout.body(data) for data in adapters.values()], WEIGHTS, recipe.scale)
-    with slots.active([0]):
-        online = logits(tiny_model.model)
-    slots.remove()
+    online = through_slots(tiny_model, recipe, layout, adapters, WEIGHTS)
     torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), online, atol=1e-4, rtol=0)
 
 
@@ -113,11 +122,7 @@ def test_many_adapters_have_names_that_peft_does_not_drop(
     adapters = make_adapters(12)
     merged = merge_offline(tiny_model, recipe, layout, adapters, [0.2] * 12, tmp_path / "out")
     assert merged.layout.rank == 24
-    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=12)
-    slots.fill(0, [layout.body(data) for data in adapters.values()], [0.2] * 12, recipe.scale)
-    with slots.active([0]):
-        online = logits(tiny_model.model)
-    slots.remove()
+    online = through_slots(tiny_model, recipe, layout, adapters, [0.2] * 12)
     torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), online, atol=1e-4, rtol=0)
 
 
@@ -139,11 +144,7 @@ def test_a_single_adapter_is_itself(
 ) -> None:
     adapters = make_adapters(1)
     merge_offline(tiny_model, recipe, layout, adapters, [1.0], tmp_path / "out")
-    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=1)
-    slots.fill(0, [layout.body(data) for data in adapters.values()], [1.0], recipe.scale)
-    with slots.active([0]):
-        online = logits(tiny_model.model)
-    slots.remove()
+    online = through_slots(tiny_model, recipe, layout, adapters, [1.0])
     torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), online, atol=1e-4, rtol=0)
 
 
