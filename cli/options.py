@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from registry.errors import PragregError
+from registry.errors import PragregError, UsageError
 from registry.merging.weights import DEFAULT_WEIGHTS
+from registry.recipe import PRESETS
 from registry.records import MODES
 from registry.settings import DEFAULT_CORPUS, HOME_VARIABLE, Home, locate_home, open_home
+
+if TYPE_CHECKING:
+    from registry.documents import ReadOptions
+    from registry.pipeline.recipes import RecipeRequest
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
 
 MAX_HITS = 32
+OWN_OPTIONS = {
+    "augmenter": "--augmenter",
+    "base_model": "--base-model",
+    "dtype": "--dtype",
+    "prompts_version": "another pragreg: it belongs to the program",
+}
+"""Settings of a recipe that ``--set`` leaves to something else."""
+DIRECT = ("rank", "epochs", "learning_rate", "pairs", "rewrites")
+"""Settings of a recipe with an option of their own name."""
 WEIGHTS_HELP = (
     "How much each hit's adapter counts: uniform, mean, score, first, best, or a number for each hit (0.8,0.1,0.1)."
 )
@@ -145,3 +161,121 @@ def dtype_option(purpose: str) -> Decorator[Any]:
 def path_option(name: str, help_text: str, *, required: bool = False) -> Decorator[Any]:
     """Return an option that takes a path, which the command checks itself."""
     return click.option(name, type=click.Path(path_type=Path), required=required, help=help_text)
+
+
+def option_group(*options: Decorator[Any]) -> Decorator[Any]:
+    """Return several options as one, in their order."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+recipe_options = option_group(
+    click.option(
+        "--augmenter",
+        metavar="WHO",
+        show_default="the recipe's",
+        help="Who writes rewrites and question-answer pairs: self (the base model), openai (any compatible endpoint), "
+        "import:FILE, or none.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        show_default="the corpus' last recipe, else default",
+        help="The recipe to start from.",
+    ),
+    path_option("--recipe", "A TOML file of recipe settings, put over the preset."),
+    click.option(
+        "--set", "settings", metavar="NAME=VALUE", multiple=True, help="One recipe setting; may be given many times."
+    ),
+    click.option("--rank", type=click.IntRange(1), metavar="N", help="The rank of the adapters."),
+    click.option("--epochs", type=click.IntRange(1), metavar="N", help="How often each example is trained on."),
+    click.option("--learning-rate", type=float, metavar="NUMBER", help="The optimiser's first step size."),
+    click.option("--pairs", type=click.IntRange(0), metavar="N", help="Question-answer pairs to ask for, a document."),
+    click.option("--rewrites", type=click.IntRange(0), metavar="N", help="Rewrites to ask for, a document."),
+    click.option(
+        "--base-model",
+        metavar="REF",
+        show_default="the corpus', else the home's",
+        help="A Hub id (OWNER/NAME, or OWNER/NAME@REVISION), a folder or a .gguf file.",
+    ),
+    dtype_option("the frozen base model computes"),
+)
+"""What decides the adapters besides the documents; ``recipe_request`` reads them."""
+
+reading_options = option_group(
+    click.option(
+        "--words",
+        type=click.IntRange(1),
+        metavar="N",
+        default=100,
+        show_default=True,
+        help="About how many words a passage has.",
+    ),
+    click.option(
+        "--language",
+        metavar="CODE",
+        show_default="the corpus', else en",
+        help="The language of the text, as in ISO 639-1.",
+    ),
+    click.option("--title-field", metavar="NAME", help="The field of a record that holds the title."),
+    click.option("--text-field", metavar="NAME", help="The field of a record that holds the text."),
+    click.option("--id-field", metavar="NAME", help="The field of a record that holds its identifier."),
+    click.option("--skip-invalid", is_flag=True, help="Leave out inputs that cannot be read, and list them."),
+)
+"""How sources are read; ``read_options`` reads them."""
+
+
+def recipe_request(options: Mapping[str, Any]) -> RecipeRequest:
+    """Return what ``recipe_options`` ask for.
+
+    Raises:
+        UsageError: a ``--set`` is wrong.
+    """
+    direct = {name: options[name] for name in DIRECT if options[name] is not None}
+    settings = dict(map(parse_setting, options["settings"])) | direct
+    from registry.pipeline.recipes import RecipeRequest
+
+    return RecipeRequest(
+        preset=options["preset"],
+        file=options["recipe"],
+        settings=settings,
+        base_model=options["base_model"],
+        dtype=options["dtype"],
+    )
+
+
+def read_options(options: Mapping[str, Any]) -> ReadOptions:
+    """Return how ``reading_options`` say that sources are read."""
+    from registry.documents import ReadOptions
+
+    read = ReadOptions(
+        words=options["words"],
+        title_field=options["title_field"],
+        text_field=options["text_field"],
+        id_field=options["id_field"],
+    )
+    return read if options["language"] is None else replace(read, language=options["language"])
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Return name and value of ``NAME=VALUE``; the value is TOML, and where it is not, a text.
+
+    Raises:
+        UsageError: there is no "=", or the setting is another option's.
+    """
+    name, equals, value = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not name:
+        raise UsageError(f"--set {text!r} is not NAME=VALUE", hint='--set rank=8, or --set \'examples=["qa", "text"]\'')
+    if name in OWN_OPTIONS:
+        raise UsageError(f"--set cannot choose {name}", hint=f"use {OWN_OPTIONS[name]}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return name, value.strip()
+    return name, parsed["value"] if parsed.keys() == {"value"} else value.strip()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.build import parse_setting
 from cli.evaluate import parse_modes
 from cli.merge import parse_numbers
+from cli.options import parse_setting
 from registry.errors import UsageError
 from registry.merging.weights import DEFAULT_WEIGHTS
 from registry.records import Document
