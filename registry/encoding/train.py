@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from registry.base_model import LoadedModel, library_versions
 from registry.digests import sha256_hex, short
-from registry.encoding.attention import packed
+from registry.encoding.decoder import Decoder, is_supported
 from registry.encoding.examples import Example, build_examples, plan_steps
+from registry.encoding.kernels import Memory, kernels_for
+from registry.encoding.library import library_blocks
 from registry.encoding.loss import head_loss
-from registry.encoding.lower import Upper, upper_blocks
-from registry.encoding.packing import Packing, pass_tokens, passes
-from registry.encoding.stack import AdapterStack, Attached, attached
+from registry.encoding.packing import Packing, Row, pass_tokens, passes
+from registry.encoding.stack import AdapterStack
 from registry.errors import EncodingError, IntegrityError
 from registry.recipe import Recipe
 from registry.records import EncodedAdapter, EncodingInput, Training
@@ -29,11 +33,11 @@ from registry.store.layout import AdapterLayout, check_body
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One example of one document (``member`` of the group) in one optimiser step."""
+class _StepRow:
+    """One example of one document in one optimiser step; the loss counts the tokens from ``loss_start`` on."""
 
-    member: int
-    example: Example
+    row: Row
+    loss_start: int
     weight: float
 
 
@@ -59,11 +63,11 @@ def encode_group(
     started = time.perf_counter()
     examples = [build_examples(loaded.tokenizer, recipe, given) for given in inputs]
     plans = [plan_steps(recipe, given.document.digest, len(own)) for given, own in zip(inputs, examples, strict=True)]
-    stack = AdapterStack(layout, recipe, [len(plan) for plan in plans], loaded.device)
+    stack = AdapterStack(layout, recipe, [len(plan) for plan in plans], loaded.device, kernels_for(loaded.device))
     losses = _train(loaded, recipe, layout, stack, examples, plans)
     elapsed = (time.perf_counter() - started) / len(inputs)
     stored = torch.bfloat16 if recipe.adapter_dtype == "bfloat16" else torch.float32
-    bodies = stack.parameters.detach().to("cpu", stored)
+    bodies = stack.bodies(stored)
     return [
         _finish(
             loaded,
@@ -112,6 +116,29 @@ def _finish(
     )
 
 
+class Blocks(Protocol):
+    """The model's blocks with the adapters on them."""
+
+    def forward(self, packing: Packing) -> Tensor:
+        """Return the last hidden states ``[tokens, hidden]``."""
+
+    def backward(self, slope: Tensor) -> None:
+        """Add to the stack's gradients what follows from the gradient by the last hidden states."""
+
+
+@contextmanager
+def _blocks(
+    loaded: LoadedModel, recipe: Recipe, layout: AdapterLayout, stack: AdapterStack, rows: Sequence[Row], memory: Memory
+) -> Iterator[Blocks]:
+    if not is_supported(loaded.model):
+        with library_blocks(loaded, layout, stack, recipe.scale) as blocks:
+            yield blocks
+        return
+    decoder = Decoder(loaded, stack, recipe.scale, recipe.first_layer, kernels_for(loaded.device), memory)
+    decoder.prepare(rows)
+    yield decoder
+
+
 def _train(
     loaded: LoadedModel,
     recipe: Recipe,
@@ -122,23 +149,21 @@ def _train(
 ) -> _Losses:
     count = len(examples)
     sums: list[list[float]] = [[] for _ in range(count)]
-    everything = [example for own in examples for example in own]
-    with (
-        packed(loaded.model),
-        attached(loaded.model, layout, stack, recipe.scale) as modules,
-        upper_blocks(loaded, recipe.first_layer, everything) as upper,
-    ):
+    first = 0
+    rows: list[list[Row]] = []
+    for member, own in enumerate(examples):
+        starts = [first, *(first + end for end in accumulate(len(example.ids) for example in own))]
+        rows.append([Row(member, example.ids, start) for example, start in zip(own, starts, strict=False)])
+        first = starts[-1]
+    memory = _memory(loaded)
+    with _blocks(loaded, recipe, layout, stack, [row for own in rows for row in own], memory) as blocks:
         for number in range(max(len(plan) for plan in plans)):
             active = [member for member in range(count) if number < len(plans[member])]
-            rows = [
-                row
-                for member in active
-                for row in _rows(member, [examples[member][index] for index in plans[member][number]])
-            ]
+            batch = [step for member in active for step in _rows(rows[member], examples[member], plans[member][number])]
             step_losses = [0.0] * count
-            for part in passes([len(row.example.ids) for row in rows], pass_tokens(loaded.device)):
-                for row, loss in zip(rows[part], _pass(loaded, modules, upper, rows[part]), strict=True):
-                    step_losses[row.member] += loss
+            for part in passes([len(step.row.ids) for step in batch], pass_tokens(loaded.device)):
+                for step, loss in zip(batch[part], _pass(loaded, blocks, batch[part], memory), strict=True):
+                    step_losses[step.row.member] += loss
             stack.step(active)
             for member in active:
                 sums[member].append(step_losses[member])
@@ -154,37 +179,43 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _rows(member: int, examples: Sequence[Example]) -> Iterator[_Row]:
+def _rows(rows: Sequence[Row], examples: Sequence[Example], chosen: Sequence[int]) -> Iterator[_StepRow]:
     """A step's loss of one document is the mean over all its loss tokens."""
-    weight = 1 / sum(example.loss_tokens for example in examples)
-    return (_Row(member=member, example=example, weight=weight) for example in examples)
+    weight = 1 / sum(examples[index].loss_tokens for index in chosen)
+    return (_StepRow(rows[index], examples[index].loss_start, weight) for index in chosen)
 
 
-def _pass(loaded: LoadedModel, modules: Attached, upper: Upper, batch: Sequence[_Row]) -> list[float]:
+def _pass(loaded: LoadedModel, blocks: Blocks, batch: Sequence[_StepRow], memory: Memory) -> list[float]:
     """Run one forward and backward pass, and return every row's share of its document's loss."""
     device = loaded.device
-    examples = [row.example for row in batch]
-    lengths = [len(example.ids) for example in examples]
-    packing = Packing(lengths, [row.member for row in batch], device, loaded.model.dtype)
-    modules.choose(packing)
-    hidden = upper(examples, packing)
+    packing = Packing([step.row for step in batch], device, loaded.model.dtype)
     # A token's hidden state predicts the token after it.
-    at = torch.cat(
-        [
-            torch.arange(end - example.loss_tokens - 1, end - 1)
-            for end, example in zip(accumulate(lengths), examples, strict=True)
-        ]
-    )
-    counts = [example.loss_tokens for example in examples]
-    targets = torch.tensor([token for example in examples for token in example.ids[example.loss_start :]])
-    weights = torch.tensor([row.weight for row in batch]).repeat_interleave(torch.tensor(counts)).to(device)
-    total, losses = head_loss(
-        hidden[at.to(device)],
-        loaded.model.get_output_embeddings().weight,
+    places = [own[step.loss_start - 1 : -1] for own, step in zip(packing.places, batch, strict=True)]
+    counts = [len(own) for own in places]
+    at = torch.cat(places).to(device)
+    targets = torch.tensor([token for step in batch for token in step.row.ids[step.loss_start :]])
+    weights = torch.tensor([step.weight for step in batch]).repeat_interleave(torch.tensor(counts)).to(device)
+    hidden = blocks.forward(packing)
+    losses, slope = head_loss(
+        hidden[at],
+        loaded.model.get_output_embeddings().weight.detach(),
         targets.to(device),
         weights,
         getattr(loaded.model.config, "final_logit_softcapping", None),
+        kernels_for(device),
+        memory,
     )
-    total.backward()  # type: ignore[no-untyped-call]
+    # Tokens that rows share may predict several: their gradients add up.
+    blocks.backward(torch.zeros_like(hidden).index_add_(0, at, slope))
     shares = torch.split((losses * weights).cpu(), counts)
     return [float(share.sum()) for share in shares]
+
+
+_memories: WeakKeyDictionary[Any, Memory] = WeakKeyDictionary()
+
+
+def _memory(loaded: LoadedModel) -> Memory:
+    """Return the buffers that belong to a model, kept from group to group."""
+    if loaded.model not in _memories:
+        _memories[loaded.model] = Memory(loaded.device)
+    return _memories[loaded.model]

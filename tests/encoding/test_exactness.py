@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from registry.base_model import LoadedModel
+from registry.encoding import train
+from registry.encoding.kernels.portable import PortableKernels
 from registry.encoding.stack import initial_parameters
 from registry.encoding.train import encode_group
 from registry.recipe import Recipe, preset
@@ -16,6 +18,7 @@ from tests.encoding.conftest import layout_of, train_with_peft, vector_of
 
 PEFT_BOUND = 1e-3
 ALONE_BOUND = 1e-4
+LIBRARY_BOUND = 5e-4
 BFLOAT16_BOUND = 0.35
 """bf16 rounds every activation to 8 bits of fraction; the direction of training stays, its details do not."""
 
@@ -36,8 +39,10 @@ def encode(loaded: LoadedModel, recipe: Recipe, inputs: list[EncodingInput]) -> 
         {"loss": "all", "schedule": "constant", "shuffle": False},
         {"first_layer": 1},
         {"examples": ("qa-passage", "text"), "rank": 3, "examples_per_step": 1},
+        {"examples": ("qa-passage", "qa"), "loss": "all", "examples_per_step": 8},
+        {"targets": ("q_proj", "v_proj", "o_proj", "down_proj"), "first_layer": 1},
     ],
-    ids=["default", "all-tokens", "upper-layers", "with-passage"],
+    ids=["default", "all-tokens", "upper-layers", "with-passage", "shared-passage", "attention"],
 )
 def test_each_adapter_equals_the_one_that_peft_trains(
     tiny_model: LoadedModel, recipe: Recipe, inputs: list[EncodingInput], change: dict[str, object]
@@ -81,6 +86,29 @@ def test_the_same_group_gives_the_same_bytes(
     first, second = encode(tiny_model, recipe, inputs), encode(tiny_model, recipe, inputs)
     assert [adapter.digest for adapter in first] == [adapter.digest for adapter in second]
     assert len({adapter.digest for adapter in first}) == len(inputs)
+
+
+@pytest.mark.parametrize("device_kernels", ["processor", "portable"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
+def test_blocks_by_hand_equal_the_library_s(
+    family: str,
+    device_kernels: str,
+    load_family: object,
+    recipe: Recipe,
+    inputs: list[EncodingInput],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: LoadedModel = load_family(family)  # type: ignore[operator]
+    recipe = replace(recipe, targets=("q_proj", "k_proj", "up_proj", "down_proj"), first_layer=1)
+    layout = layout_of(loaded, recipe)
+    start = initial_parameters(layout, recipe.init_seed)
+    if device_kernels == "portable":
+        monkeypatch.setattr(train, "kernels_for", PortableKernels)
+    by_hand = encode(loaded, recipe, inputs)
+    monkeypatch.setattr(train, "is_supported", lambda model: False)
+    by_library = encode(loaded, recipe, inputs)
+    for one, other in zip(by_hand, by_library, strict=True):
+        assert relative_distance(vector_of(layout, one.data), vector_of(layout, other.data), start) < LIBRARY_BOUND
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "gemma2", "gemma3_text"])

@@ -1,0 +1,501 @@
+"""Loops compiled for the processor by Numba: each goes through memory as seldom as can be, on one thread.
+
+PyTorch computes a norm, an activation or a rotation in up to a dozen passes over memory, which with bf16 units takes
+longer than the matrix products between them. bfloat16 comes as its bits in uint16; everything is computed in float32
+and rounded once. Widths need not be multiples of a vector's.
+"""
+
+# Numba gives its decorators no types.
+# mypy: disable-error-code="no-untyped-call,untyped-decorator,misc,operator"
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from registry.encoding.kernels.vectors import (
+    WIDTH,
+    exponential,
+    first,
+    highest,
+    larger,
+    load,
+    load_some,
+    splat,
+    square_root,
+    store,
+    store_some,
+    total,
+)
+
+F = np.float32
+LOWEST = F(-3e38)
+Array = Any
+
+_compile = njit(error_model="numpy", cache=True)
+
+
+@_compile
+def _get(row: Array, place: int, end: int) -> Any:
+    """Return the lanes from ``place`` on, those from ``end`` on as 0."""
+    return load(row, place) if place + WIDTH <= end else load_some(row, place, end - place)
+
+
+@_compile
+def _put(row: Array, place: int, value: Any, end: int) -> None:
+    """Write the lanes from ``place`` on, up to ``end``."""
+    if place + WIDTH <= end:
+        store(row, place, value)
+    else:
+        store_some(row, place, value, end - place)
+
+
+@_compile
+def rms_norm(x: Array, weight: Array, epsilon: Any, out: Array, inverse: Array) -> None:
+    """See ``Kernels.rms_norm``; ``inverse`` ``[n]`` is written."""
+    tokens, width = x.shape
+    for token in range(tokens):
+        row, to = x[token], out[token]
+        squares = splat(F(0))
+        for i in range(0, width, WIDTH):
+            value = _get(row, i, width)
+            squares = squares + value * value
+        scale = F(1) / math.sqrt(total(squares) / F(width) + epsilon)
+        inverse[token] = scale
+        for i in range(0, width, WIDTH):
+            _put(to, i, _get(row, i, width) * splat(scale) * _get(weight, i, width), width)
+
+
+@_compile
+def add_rms_norm(
+    x: Array, addend: Array, weight: Array, epsilon: Any, summed: Array, out: Array, inverse: Array
+) -> None:
+    """Norm the sum of two; see ``Kernels.rms_norm``."""
+    tokens, width = x.shape
+    for token in range(tokens):
+        row, more, both, to = x[token], addend[token], summed[token], out[token]
+        squares = splat(F(0))
+        for i in range(0, width, WIDTH):
+            _put(both, i, _get(row, i, width) + _get(more, i, width), width)
+            value = _get(both, i, width)
+            squares = squares + value * value
+        scale = F(1) / math.sqrt(total(squares) / F(width) + epsilon)
+        inverse[token] = scale
+        for i in range(0, width, WIDTH):
+            _put(to, i, _get(both, i, width) * splat(scale) * _get(weight, i, width), width)
+
+
+@_compile
+def rms_norm_backward(slope: Array, x: Array, weight: Array, inverse: Array, into: Array) -> None:
+    """See ``Kernels.rms_norm_backward``."""
+    tokens, width = x.shape
+    for token in range(tokens):
+        above, row, to = slope[token], x[token], into[token]
+        scale = inverse[token]
+        products = splat(F(0))
+        for i in range(0, width, WIDTH):
+            products = products + _get(above, i, width) * _get(weight, i, width) * _get(row, i, width)
+        along = splat(total(products) * scale * scale * scale / F(width))
+        for i in range(0, width, WIDTH):
+            own = _get(above, i, width) * _get(weight, i, width) * splat(scale) - _get(row, i, width) * along
+            _put(to, i, _get(to, i, width) + own, width)
+
+
+@_compile
+def low_product(x: Array, owners: Array, a: Array, low: Array) -> None:
+    """Write A x to ``low`` ``[tokens, r]``, with the A of every token's owner, ``[members, r, in]``."""
+    tokens, width = x.shape
+    for token in range(tokens):
+        row, own = x[token], a[owners[token]]
+        for k in range(own.shape[0]):
+            low[token, k] = _along(row, own[k], width)
+
+
+@_compile
+def _along(one: Array, other: Array, width: int) -> Any:
+    """Return the inner product."""
+    sums = splat(F(0))
+    for i in range(0, width, WIDTH):
+        sums = sums + _get(one, i, width) * _get(other, i, width)
+    return total(sums)
+
+
+@_compile
+def _add(to: Array, factor: Any, values: Array, width: int) -> None:
+    """Add ``factor * values``."""
+    scale = splat(factor)
+    for i in range(0, width, WIDTH):
+        _put(to, i, _get(to, i, width) + scale * _get(values, i, width), width)
+
+
+@_compile
+def add_product(y: Array, owners: Array, low: Array, b: Array, scale: Any) -> None:
+    """Add scale * B low to ``y`` ``[tokens, out]``; ``b`` ``[members, r, out]``."""
+    tokens, width = y.shape
+    rank = b.shape[1]
+    if rank == 0:
+        return
+    for token in range(tokens):
+        row, own = y[token], b[owners[token]]
+        for i in range(0, width, WIDTH):
+            value = _get(row, i, width)
+            for k in range(rank):
+                value = value + splat(low[token, k] * scale) * _get(own[k], i, width)
+            _put(row, i, value, width)
+
+
+@_compile
+def product_backward(slope: Array, owners: Array, low: Array, b: Array, scale: Any, of_b: Array, of_low: Array) -> None:
+    """Undo ``add_product``: write the gradient of ``low`` and add that of B."""
+    tokens, width = slope.shape
+    for token in range(tokens):
+        row, own, of_own = slope[token], b[owners[token]], of_b[owners[token]]
+        for k in range(own.shape[0]):
+            of_low[token, k] = scale * _along(row, own[k], width)
+            _add(of_own[k], scale * low[token, k], row, width)
+
+
+@_compile
+def low_backward(x: Array, owners: Array, of_low: Array, a: Array, of_a: Array, into: Array, is_wanted: bool) -> None:
+    """Undo ``low_product``: add the gradient of A, and that of ``x`` to ``into`` if it is wanted."""
+    tokens, width = x.shape
+    rank = a.shape[1]
+    if rank == 0:
+        return
+    for token in range(tokens):
+        row, own, of_own = x[token], a[owners[token]], of_a[owners[token]]
+        for k in range(rank):
+            _add(of_own[k], of_low[token, k], row, width)
+        if is_wanted:
+            to = into[token]
+            for i in range(0, width, WIDTH):
+                value = _get(to, i, width)
+                for k in range(rank):
+                    value = value + splat(of_low[token, k]) * _get(own[k], i, width)
+                _put(to, i, value, width)
+
+
+@_compile
+def swiglu(
+    gate_up: Array,
+    out: Array,
+    owners: Array,
+    scale: Any,
+    low_gate: Array,
+    b_gate: Array,
+    low_up: Array,
+    b_up: Array,
+    a_down: Array,
+    low_down: Array,
+) -> None:
+    """Write silu(gate) * up ``[tokens, width]`` with the adapters' products added to ``gate_up``, and A_down of it.
+
+    ``gate_up`` ``[tokens, 2 * width]`` itself stays as it is.
+    """
+    tokens, width = out.shape
+    one, zero = splat(F(1)), splat(F(0))
+    for token in range(tokens):
+        gates, ups, to, member = gate_up[token], gate_up[token][width:], out[token], owners[token]
+        for i in range(0, width, WIDTH):
+            gate, up = _get(gates, i, width), _get(ups, i, width)
+            for k in range(b_gate.shape[1]):
+                gate = gate + splat(low_gate[token, k] * scale) * _get(b_gate[member, k], i, width)
+            for k in range(b_up.shape[1]):
+                up = up + splat(low_up[token, k] * scale) * _get(b_up[member, k], i, width)
+            _put(to, i, gate * up / (one + exponential(zero - gate)), width)
+        for k in range(a_down.shape[1]):
+            low_down[token, k] = _along(to, a_down[member, k], width)
+
+
+@_compile
+def swiglu_backward(
+    slope: Array,
+    gate_up: Array,
+    owners: Array,
+    scale: Any,
+    low_gate: Array,
+    b_gate: Array,
+    of_b_gate: Array,
+    of_low_gate: Array,
+    low_up: Array,
+    b_up: Array,
+    of_b_up: Array,
+    of_low_up: Array,
+    a_down: Array,
+    of_a_down: Array,
+    of_low_down: Array,
+) -> None:
+    """Overwrite ``gate_up`` with its gradient, and make those of everything that ``swiglu`` used.
+
+    ``slope`` ``[tokens, width]`` lacks what comes by A_down, and ``of_low_down`` is given.
+    """
+    tokens, width = slope.shape
+    one, zero = splat(F(1)), splat(F(0))
+    of_gates, of_ups = np.empty(width + WIDTH, np.float32), np.empty(width + WIDTH, np.float32)
+    activated = np.empty(width + WIDTH, np.float32)
+    for token in range(tokens):
+        above, gates, ups, member = slope[token], gate_up[token], gate_up[token][width:], owners[token]
+        for i in range(0, width, WIDTH):
+            gate, up, outer = _get(gates, i, width), _get(ups, i, width), _get(above, i, width)
+            for k in range(b_gate.shape[1]):
+                gate = gate + splat(low_gate[token, k] * scale) * _get(b_gate[member, k], i, width)
+            for k in range(b_up.shape[1]):
+                up = up + splat(low_up[token, k] * scale) * _get(b_up[member, k], i, width)
+            for k in range(a_down.shape[1]):
+                outer = outer + splat(of_low_down[token, k]) * _get(a_down[member, k], i, width)
+            sigmoid = one / (one + exponential(zero - gate))
+            silu, own = gate * sigmoid, outer * sigmoid
+            of_gate, of_up = own * up * (one + gate * (one - sigmoid)), outer * silu
+            store(of_gates, i, of_gate)
+            store(of_ups, i, of_up)
+            store(activated, i, silu * up)
+            _put(gates, i, of_gate, width)
+            _put(ups, i, of_up, width)
+        for k in range(a_down.shape[1]):
+            _add(of_a_down[member, k], of_low_down[token, k], activated, width)
+        for k in range(b_gate.shape[1]):
+            of_low_gate[token, k] = scale * _along(of_gates, b_gate[member, k], width)
+            _add(of_b_gate[member, k], scale * low_gate[token, k], of_gates, width)
+        for k in range(b_up.shape[1]):
+            of_low_up[token, k] = scale * _along(of_ups, b_up[member, k], width)
+            _add(of_b_up[member, k], scale * low_up[token, k], of_ups, width)
+
+
+@_compile
+def _rotate(source: Array, at: int, cosine: Array, sine: Array, sign: Any, scale: Any, to: Array, place: int) -> None:
+    """Write one head's vector rotated by ``sign`` times its angles, and times ``scale``."""
+    half = len(cosine)
+    upper, to_upper = source[at + half :], to[place + half :]
+    lower, to_lower = source[at:], to[place:]
+    for i in range(0, half, WIDTH):
+        a, b = _get(lower, i, half), _get(upper, i, half)
+        c, s = _get(cosine, i, half) * splat(scale), _get(sine, i, half) * splat(scale * sign)
+        _put(to_lower, i, a * c - b * s, half)
+        _put(to_upper, i, b * c + a * s, half)
+
+
+@_compile
+def _copy(source: Array, at: int, to: Array, place: int, count: int) -> None:
+    for i in range(0, count, WIDTH):
+        _put(to[place:], i, _get(source[at:], i, count), count)
+
+
+@_compile
+def _clear(to: Array, place: int, count: int) -> None:
+    for i in range(0, count, WIDTH):
+        _put(to[place:], i, splat(F(0)), count)
+
+
+@_compile
+def spread_queries(
+    rows: Array, heads: int, width: int, cosine: Array, sine: Array, scale: Any, segments: Array, to: Array
+) -> None:
+    """Lay out ``[tokens, ...]`` as ``[heads, queries, width]`` a segment, one after the other; rotated by the tables.
+
+    ``segments`` ``[n, 8]``: see ``processor``.
+    """
+    for number in range(len(segments)):
+        start, length, _, before, queries_at, queries, _, _ = segments[number]
+        for head in range(heads):
+            at = (queries_at * heads + head * queries) * width
+            for j in range(length):
+                if len(cosine):
+                    angles = before + j
+                    _rotate(rows[start + j], head * width, cosine[angles], sine[angles], F(1), scale, to, at)
+                else:
+                    _copy(rows[start + j], head * width, to, at, width)
+                at += width
+            _clear(to, at, (queries - length) * width)
+
+
+@_compile
+def spread_keys(
+    rows: Array, start_at: int, groups: int, width: int, cosine: Array, sine: Array, segments: Array, to: Array
+) -> None:
+    """Lay out ``[tokens, ...]`` as ``[groups, keys, width]`` a segment, its prefix before its own tokens."""
+    for number in range(len(segments)):
+        start, length, prefix, before, _, _, keys_at, keys = segments[number]
+        for group in range(groups):
+            at = (keys_at * groups + group * keys) * width
+            for j in range(before + length):
+                row = rows[prefix + j] if j < before else rows[start + j - before]
+                if len(cosine):
+                    _rotate(row, start_at + group * width, cosine[j], sine[j], F(1), F(1), to, at)
+                else:
+                    _copy(row, start_at + group * width, to, at, width)
+                at += width
+            _clear(to, at, (keys - before - length) * width)
+
+
+@_compile
+def collect_queries(
+    spread: Array, heads: int, width: int, cosine: Array, sine: Array, scale: Any, segments: Array, rows: Array
+) -> None:
+    """Undo ``spread_queries``; rotations are turned back."""
+    for number in range(len(segments)):
+        start, length, _, before, queries_at, queries, _, _ = segments[number]
+        for head in range(heads):
+            at = (queries_at * heads + head * queries) * width
+            for j in range(length):
+                if len(cosine):
+                    angles = before + j
+                    _rotate(spread, at, cosine[angles], sine[angles], F(-1), scale, rows[start + j], head * width)
+                else:
+                    _copy(spread, at, rows[start + j], head * width, width)
+                at += width
+
+
+@_compile
+def collect_keys(
+    spread: Array,
+    start_at: int,
+    groups: int,
+    width: int,
+    cosine: Array,
+    sine: Array,
+    segments: Array,
+    followers: Array,
+    follower_starts: Array,
+    rows: Array,
+) -> None:
+    """Undo ``spread_keys`` for gradients: a token of a prefix gets the sum over the segments that follow it."""
+    summed = np.empty(width, np.float32)
+    for number in range(len(segments)):
+        start, length, _, before, _, _, keys_at, keys = segments[number]
+        for group in range(groups):
+            for j in range(length):
+                at = (keys_at * groups + group * keys + before + j) * width
+                for i in range(0, width, WIDTH):
+                    value = _get(spread[at:], i, width)
+                    for place in range(follower_starts[number], follower_starts[number + 1]):
+                        follower, offset = segments[followers[place, 0]], followers[place, 1]
+                        own = (follower[6] * groups + group * follower[7] + offset + j) * width
+                        value = value + _get(spread[own:], i, width)
+                    _put(summed, i, value, width)
+                if len(cosine):
+                    angles = before + j
+                    place = start_at + group * width
+                    _rotate(summed, 0, cosine[angles], sine[angles], F(-1), F(1), rows[start + j], place)
+                else:
+                    _copy(summed, 0, rows[start + j], start_at + group * width, width)
+
+
+@_compile
+def softmax(scores: Array, heads: int, segments: Array) -> None:
+    """Turn the scores of all segments ``[heads, queries, keys]`` into weights: query j sees ``before + j + 1`` keys.
+
+    Keys are a multiple of ``WIDTH``.
+    """
+    at = 0
+    widest = 0
+    for number in range(len(segments)):
+        widest = max(widest, segments[number][7])
+    values = np.empty(widest, np.float32)
+    low = splat(LOWEST)
+    for number in range(len(segments)):
+        _, length, _, before, _, queries, _, keys = segments[number]
+        for _head in range(heads):
+            for j in range(queries):
+                row = scores[at : at + keys]
+                at += keys
+                seen = before + j + 1 if j < length else 0
+                whole = (seen + WIDTH - 1) // WIDTH * WIDTH
+                most = low
+                for i in range(0, whole, WIDTH):
+                    value = first(load(row, i), seen - i, low)
+                    store(values, i, value)
+                    most = larger(value, most)
+                middle = splat(highest(most))
+                sums = splat(F(0))
+                for i in range(0, whole, WIDTH):
+                    value = first(exponential(load(values, i) - middle), seen - i, splat(F(0)))
+                    store(values, i, value)
+                    sums = sums + value
+                inverse = splat(F(1) / total(sums))
+                for i in range(0, whole, WIDTH):
+                    store(row, i, load(values, i) * inverse)
+                for i in range(whole, keys, WIDTH):
+                    store(row, i, splat(F(0)))
+
+
+@_compile
+def softmax_backward(weights: Array, slope: Array, heads: int, segments: Array) -> None:
+    """Turn the slope of the weights into that of the scores, in place."""
+    at = 0
+    for number in range(len(segments)):
+        _, length, _, before, _, queries, _, keys = segments[number]
+        for _head in range(heads):
+            for j in range(queries):
+                row, above = weights[at : at + keys], slope[at : at + keys]
+                at += keys
+                seen = before + j + 1 if j < length else 0
+                whole = (seen + WIDTH - 1) // WIDTH * WIDTH
+                sums = splat(F(0))
+                for i in range(0, whole, WIDTH):
+                    sums = sums + load(row, i) * load(above, i)
+                along = splat(total(sums))
+                for i in range(0, whole, WIDTH):
+                    store(above, i, load(row, i) * (load(above, i) - along))
+                for i in range(whole, keys, WIDTH):
+                    store(above, i, splat(F(0)))
+
+
+@_compile
+def cross_entropy(logits: Array, targets: Array, weights: Array, losses: Array) -> None:
+    """See ``Kernels.cross_entropy``; ``losses`` ``[n]`` is written."""
+    positions, vocabulary = logits.shape
+    values = np.empty(vocabulary + WIDTH, np.float32)
+    low = splat(LOWEST)
+    for position in range(positions):
+        row = logits[position]
+        target, weight = targets[position], weights[position]
+        most = low
+        for i in range(0, vocabulary, WIDTH):
+            most = larger(first(_get(row, i, vocabulary), vocabulary - i, low), most)
+        middle = highest(most)
+        sums = splat(F(0))
+        for i in range(0, vocabulary, WIDTH):
+            value = exponential(_get(row, i, vocabulary) - splat(middle))
+            value = first(value, vocabulary - i, splat(F(0)))
+            store(values, i, value)
+            sums = sums + value
+        all_of_them = total(sums)
+        at_target = total(first(load_some(row[target:], 0, 1), 1, splat(F(0))))
+        losses[position] = math.log(all_of_them) + middle - at_target
+        values[target] -= all_of_them  # the slope is the probability less one, and exact where that is small
+        scale = splat(weight / all_of_them)
+        for i in range(0, vocabulary, WIDTH):
+            _put(row, i, load(values, i) * scale, vocabulary)
+
+
+@_compile
+def adamw(
+    parameters: Array,
+    gradients: Array,
+    mean: Array,
+    square: Array,
+    rate: Any,
+    shrink: Any,
+    mean_scale: Any,
+    square_scale: Any,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
+) -> None:
+    """Move one adapter ``[elements]``.
+
+    ``rate``, ``shrink`` = 1 - rate * decay, and the scales 1 / (1 - beta^t) are of its own step.
+    """
+    count = len(parameters)
+    for i in range(0, count, WIDTH):
+        slope, moment = _get(gradients, i, count), _get(mean, i, count)
+        moment = moment + (slope - moment) * splat(F(1) - beta1)
+        power = _get(square, i, count) * splat(beta2) + slope * slope * splat(F(1) - beta2)
+        _put(mean, i, moment, count)
+        _put(square, i, power, count)
+        _put(gradients, i, splat(F(0)), count)
+        step = moment * splat(mean_scale) / (square_root(power * splat(square_scale)) + splat(epsilon))
+        _put(parameters, i, _get(parameters, i, count) * splat(shrink) - step * splat(rate), count)
