@@ -106,8 +106,14 @@ class Decoder:
         first_layer: int,
         kernels: Kernels,
         memory: Memory,
+        *,
+        recompute: bool = False,
     ) -> None:
-        """Take the model's weights; those that share an input are laid together once, in place."""
+        """Take the model's weights; those that share an input are laid together once, in place.
+
+        With ``recompute`` the forward pass keeps every block's input only, and the backward pass runs each block
+        again: a third more work, for little memory.
+        """
         model = loaded.model
         config, body = model.config, model.get_decoder()
         self._loaded, self._kernels, self._memory = loaded, kernels, memory
@@ -122,9 +128,11 @@ class Decoder:
             _block(layer, number, f"{prefix}.{number}", stack, scale, kernels)
             for number, layer in enumerate(body.layers)
         ]
-        self._first_layer = first_layer
+        self._first_layer, self._recompute = first_layer, recompute
         self._states: Tensor | None = None
         self._saved: list[_Saved] = []
+        self._inputs: list[tuple[Tensor, Tensor | None]] = []
+        self._packing: Packing | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
@@ -154,7 +162,7 @@ class Decoder:
     @torch.no_grad()
     def forward(self, packing: Packing) -> Tensor:
         """Return the last hidden states ``[tokens, hidden]``, and keep what ``backward`` needs."""
-        self._saved = []
+        self._saved, self._inputs, self._packing = [], [], packing
         start = self._embedding[packing.ids] if self._states is None else self._states[packing.first]
         x, more = self._run(self._blocks[self._first_layer :], start, packing, keep=True)
         hidden, summed = self._take("last hidden", x.shape, x), self._take("last sum", x.shape, x)
@@ -170,9 +178,23 @@ class Decoder:
         above = self._take("slope", x.shape, x).zero_()
         self._kernels.rms_norm_backward(slope, x, self._last_norm, inverse, above)
         blocks = self._blocks[self._first_layer :]
-        for block, saved in zip(reversed(blocks), reversed(self._saved), strict=True):
-            self._backward_block(block, saved, above, is_lowest=block.number == self._first_layer)
-        self._saved, self._last = [], None
+        for block in reversed(blocks):
+            if self._recompute:
+                assert self._packing is not None
+                x, more = self._inputs.pop()
+                self._forward_block(block, x, more, self._packing, keep=True)
+            self._backward_block(block, self._saved.pop(), above, is_lowest=block.number == self._first_layer)
+        self._last = self._packing = None
+
+    @staticmethod
+    def kept_bytes(model: Any) -> int:
+        """Return how many bytes a token leaves in all blocks between forward and backward pass, about."""
+        config: Any = model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        qkv = (config.num_attention_heads + 2 * config.num_key_value_heads) * width
+        numbers = 5 * config.hidden_size + 3 * config.intermediate_size + 4 * qkv
+        size: int = config.num_hidden_layers * numbers * model.get_input_embeddings().weight.element_size()
+        return size
 
     def _take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         return self._memory.take(name, tuple(shape), like.dtype)
@@ -181,7 +203,9 @@ class Decoder:
         """Return two tensors ``[tokens, hidden]`` whose sum is the blocks' result: the next norm adds them."""
         more: Tensor | None = None
         for block in blocks:
-            x, more = self._forward_block(block, x, more, packing, keep=keep)
+            if keep and self._recompute:
+                self._inputs.append((x.clone(), more if more is None else more.clone()))
+            x, more = self._forward_block(block, x, more, packing, keep=keep and not self._recompute)
         assert more is not None
         return x, more
 
@@ -190,7 +214,7 @@ class Decoder:
     ) -> tuple[Tensor, Tensor]:
         kernels, heads, memory = self._kernels, self._heads, self._memory
         tokens, hidden = x.shape
-        layer = block.number if keep else None
+        layer = None if not keep else 0 if self._recompute else block.number
         own = str(layer) if keep else f"passing {block.number % 2}"
         normed = self._take(f"normed {own}", (tokens, hidden), x)
         summed = x if more is None else self._take(f"x {own}", (tokens, hidden), x)

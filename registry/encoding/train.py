@@ -31,6 +31,11 @@ from registry.recipe import Recipe
 from registry.records import EncodedAdapter, EncodingInput, Training
 from registry.store.layout import AdapterLayout, check_body
 
+DEVICE_SHARE = 0.85
+"""Of a CUDA device's memory, how much the model, the adapters and a pass may take."""
+FEW_TOKENS = 2048
+"""A pass of fewer tokens leaves a GPU idle: rather blocks are run twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class _StepRow:
@@ -134,7 +139,10 @@ def _blocks(
         with library_blocks(loaded, layout, stack, recipe.scale) as blocks:
             yield blocks
         return
-    decoder = Decoder(loaded, stack, recipe.scale, recipe.first_layer, kernels_for(loaded.device), memory)
+    _, recompute = tokens_of_a_pass(loaded)
+    decoder = Decoder(
+        loaded, stack, recipe.scale, recipe.first_layer, kernels_for(loaded.device), memory, recompute=recompute
+    )
     decoder.prepare(rows)
     yield decoder
 
@@ -156,12 +164,13 @@ def _train(
         rows.append([Row(member, example.ids, start) for example, start in zip(own, starts, strict=False)])
         first = starts[-1]
     memory = _memory(loaded)
+    most, _ = tokens_of_a_pass(loaded)
     with _blocks(loaded, recipe, layout, stack, [row for own in rows for row in own], memory) as blocks:
         for number in range(max(len(plan) for plan in plans)):
             active = [member for member in range(count) if number < len(plans[member])]
             batch = [step for member in active for step in _rows(rows[member], examples[member], plans[member][number])]
             step_losses = [0.0] * count
-            for part in passes([len(step.row.ids) for step in batch], pass_tokens(loaded.device)):
+            for part in passes([len(step.row.ids) for step in batch], most):
                 for step, loss in zip(batch[part], _pass(loaded, blocks, batch[part], memory), strict=True):
                     step_losses[step.row.member] += loss
             stack.step(active)
@@ -173,6 +182,30 @@ def _train(
         first=[_mean(own[:n]) for own, n in zip(sums, window, strict=True)],
         last=[_mean(own[-n:]) for own, n in zip(sums, window, strict=True)],
     )
+
+
+def tokens_of_a_pass(loaded: LoadedModel) -> tuple[int, bool]:
+    """Return how many tokens go through the model at once, and whether blocks are run again for the backward pass.
+
+    On a CUDA device by its memory, less the model's: the same on every device of that kind. Blocks are run again only
+    where too few tokens would fit otherwise.
+    """
+    most = pass_tokens(loaded.device)
+    if not loaded.device.startswith("cuda") or not is_supported(loaded.model):
+        return most, False
+    total = torch.cuda.get_device_properties(loaded.device).total_memory
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
+    return fitting_tokens(most, DEVICE_SHARE * total - weights, Decoder.kept_bytes(loaded.model), loaded)
+
+
+def fitting_tokens(most: int, free_bytes: float, kept_bytes: int, loaded: LoadedModel) -> tuple[int, bool]:
+    """Return :func:`tokens_of_a_pass` for so much memory, where a token keeps ``kept_bytes``."""
+    fitting = int(free_bytes / kept_bytes)
+    if fitting >= min(most, FEW_TOKENS):
+        return min(most, fitting), False
+    blocks = loaded.model.config.num_hidden_layers
+    hidden_bytes = loaded.model.config.hidden_size * loaded.model.get_input_embeddings().weight.element_size()
+    return max(1, min(most, int(free_bytes / (2 * blocks * hidden_bytes + kept_bytes / blocks)))), True
 
 
 def _mean(values: Sequence[float]) -> float:

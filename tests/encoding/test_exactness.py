@@ -9,6 +9,7 @@ import torch
 
 from registry.base_model import LoadedModel
 from registry.encoding import train
+from registry.encoding.decoder import Decoder
 from registry.encoding.kernels.portable import PortableKernels
 from registry.encoding.stack import initial_parameters
 from registry.encoding.train import encode_group
@@ -109,6 +110,31 @@ def test_blocks_by_hand_equal_the_library_s(
     by_library = encode(loaded, recipe, inputs)
     for one, other in zip(by_hand, by_library, strict=True):
         assert relative_distance(vector_of(layout, one.data), vector_of(layout, other.data), start) < LIBRARY_BOUND
+
+
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_blocks_run_again_for_the_backward_pass_give_the_same_bytes(
+    tiny_model: LoadedModel,
+    recipe: Recipe,
+    inputs: list[EncodingInput],
+    first_layer: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = replace(recipe, first_layer=first_layer)
+    plain = encode(tiny_model, recipe, inputs)
+    most, _ = train.tokens_of_a_pass(tiny_model)
+    monkeypatch.setattr(train, "tokens_of_a_pass", lambda loaded: (most, True))
+    again = encode(tiny_model, recipe, inputs)
+    assert [adapter.digest for adapter in plain] == [adapter.digest for adapter in again]
+
+
+def test_a_pass_is_as_large_as_memory_allows(tiny_model: LoadedModel) -> None:
+    kept = Decoder.kept_bytes(tiny_model.model)
+    assert train.fitting_tokens(32768, 1e12, kept, tiny_model) == (32768, False)
+    assert train.fitting_tokens(32768, 5000 * kept, kept, tiny_model) == (5000, False)
+    tokens, again = train.fitting_tokens(32768, 1000 * kept, kept, tiny_model)
+    assert again
+    assert 1000 < tokens < 32768
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "gemma2", "gemma3_text"])
