@@ -26,7 +26,7 @@ WASTED_SHARE = 0.3
 KEY_MULTIPLE = 16
 """Keys of a batch are padded to a multiple of a vector's length."""
 CUT_TOKENS = 128
-"""Rows attend in parts of about this length."""
+"""On a CPU rows attend in parts of about this length; PyTorch's fused attention does so by itself."""
 STACKED_MEMBERS = 8
 """Members whose low-rank products are computed as one, masked: more would multiply mostly zeros."""
 
@@ -75,7 +75,7 @@ class Bucket:
 
     @property
     def queries(self) -> int:
-        """Tokens of the longest segment."""
+        """Tokens of the longest segment, or more."""
         return self.places.shape[1]
 
     @property
@@ -113,11 +113,9 @@ class Packing:
 
     def __init__(self, rows: Sequence[Row], device: str, dtype: torch.dtype) -> None:
         """Lay out ``rows``, whose members do not go down."""
-        laid = _lay_out(rows)
+        laid = _lay_out(rows, is_cut=device == "cpu")
         self.tokens = len(laid.ids)
-        self.ids = torch.tensor(laid.ids, device=device)
-        self.first = torch.tensor(laid.first, device=device)
-        self.positions = torch.tensor(laid.positions, device=device)
+        self.ids, self.first, self.positions = send(torch.tensor([laid.ids, laid.first, laid.positions]), device)
         self.places: list[Tensor] = [torch.tensor(places) for places in laid.places]
         self.buckets = tuple(_bucket(segments, device) for segments in _similar(laid.segments))
         self.owners = np.array(laid.members)
@@ -159,7 +157,14 @@ class _LaidOut:
     segments: list[Segment]
 
 
-def _lay_out(rows: Sequence[Row]) -> _LaidOut:
+def send(tensor: Tensor, device: str) -> Tensor:
+    """Copy from the CPU; to a GPU without waiting, from memory that it can read by itself."""
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _lay_out(rows: Sequence[Row], *, is_cut: bool) -> _LaidOut:
     laid = _LaidOut([], [], [], [], [[] for _ in rows], [])
 
     def put(row: Row, begin: int, prefix: list[int]) -> list[int]:
@@ -171,8 +176,10 @@ def _lay_out(rows: Sequence[Row]) -> _LaidOut:
         laid.members.extend([row.member] * count)
         if begin:
             laid.segments.append(Segment(start, count, prefix[0], begin))
-        else:
+        elif is_cut:
             laid.segments.extend(_cut(start, count))
+        else:
+            laid.segments.append(Segment(start, count))
         return list(range(start, start + count))
 
     for _, own in groupby(range(len(rows)), key=lambda number: rows[number].member):
@@ -254,8 +261,9 @@ def _similar(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 def _bucket(segments: list[Segment], device: str) -> Bucket:
-    queries = max(segment.length for segment in segments)
     keys = -(-max(segment.seen for segment in segments) // KEY_MULTIPLE) * KEY_MULTIPLE
+    # As many queries as keys, where nothing is shared: PyTorch's fastest attention asks for it.
+    queries = max(segment.length for segment in segments) if any(s.before for s in segments) else keys
     start, length, prefix, before = (
         torch.tensor([getattr(segment, name) for segment in segments])[:, None]
         for name in ("start", "length", "prefix", "before")
@@ -264,10 +272,10 @@ def _bucket(segments: list[Segment], device: str) -> Bucket:
     own = start + torch.minimum(key - before, length - 1)
     return Bucket(
         segments=tuple(segments),
-        places=(start + torch.minimum(place, length - 1)).to(device),
-        key_places=torch.where(key < before, prefix + key, own).to(device),
-        real=(place < length).to(device),
-        before=before[:, 0].to(device),
+        places=send(start + torch.minimum(place, length - 1), device),
+        key_places=send(torch.where(key < before, prefix + key, own), device),
+        real=send(place < length, device),
+        before=send(before[:, 0].contiguous(), device),
     )
 
 
@@ -278,5 +286,5 @@ def _blocks(members: np.ndarray[Any, Any], device: str, dtype: torch.dtype) -> I
     for begin in range(0, len(present), STACKED_MEMBERS):
         first, last = present[begin], present[min(begin + STACKED_MEMBERS, len(present)) - 1]
         start, stop = (int(torch.searchsorted(whose, value)) for value in (first, last + 1))
-        own = torch.nn.functional.one_hot(whose[start:stop] - first, last - first + 1).to(device, dtype)
+        own = send(torch.nn.functional.one_hot(whose[start:stop] - first, last - first + 1).to(dtype), device)
         yield Block(slice(first, last + 1), slice(start, stop), own)

@@ -24,7 +24,7 @@ from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.kernels import Memory, kernels_for
 from registry.encoding.library import library_blocks
 from registry.encoding.loss import head_loss
-from registry.encoding.packing import Packing, Row, pass_tokens, passes
+from registry.encoding.packing import Packing, Row, pass_tokens, passes, send
 from registry.encoding.stack import AdapterStack
 from registry.errors import EncodingError, IntegrityError
 from registry.recipe import Recipe
@@ -225,14 +225,14 @@ def _pass(loaded: LoadedModel, blocks: Blocks, batch: Sequence[_StepRow], memory
     # A token's hidden state predicts the token after it.
     places = [own[step.loss_start - 1 : -1] for own, step in zip(packing.places, batch, strict=True)]
     counts = [len(own) for own in places]
-    at = torch.cat(places).to(device)
+    at = send(torch.cat(places), device)
     targets = torch.tensor([token for step in batch for token in step.row.ids[step.loss_start :]])
-    weights = torch.tensor([step.weight for step in batch]).repeat_interleave(torch.tensor(counts)).to(device)
+    weights = send(torch.tensor([step.weight for step in batch]).repeat_interleave(torch.tensor(counts)), device)
     hidden = blocks.forward(packing)
     losses, slope = head_loss(
         hidden[at],
         loaded.model.get_output_embeddings().weight.detach(),
-        targets.to(device),
+        send(targets, device),
         weights,
         getattr(loaded.model.config, "final_logit_softcapping", None),
         kernels_for(device),

@@ -147,7 +147,7 @@ def test_blocks_of_members_cover_their_tokens() -> None:
 
 def test_rows_are_padded_little() -> None:
     packing = Packing(rows_of(120, 115, 20, 18, 19, 1), "cpu", torch.float32)
-    assert sorted(bucket.queries for bucket in packing.buckets) == [1, 20, 120]
+    assert sorted(bucket.keys for bucket in packing.buckets) == [16, 32, 128]
     assert sum(len(bucket.segments) for bucket in packing.buckets) == 6
 
 
