@@ -16,17 +16,13 @@ from cli.options import (
     recipe_options,
     recipe_request,
 )
-from cli.output import plain, say, write_fields, write_json
+from cli.output import FULL_LIST, plain, say, say_skipped, write_fields, write_json
 from cli.progress import progress_bars
 from registry.digests import short
 from registry.settings import Home
 
 if TYPE_CHECKING:
     from registry.pipeline.build import BuildSummary
-    from registry.records import Skipped
-
-FULL_LIST = 20
-"""Skipped inputs and documents without pairs that are listed one by one; JSON has more."""
 
 
 @click.command(
@@ -96,10 +92,7 @@ def _show(summary: BuildSummary, as_json: bool) -> None:
         record = {"digest": version.digest, **plain(summary), "version": version.reference}
         write_json(record | {"seconds_per_document": seconds_a_document, "parent": version.parent})
         return
-    for skipped in summary.skipped[:FULL_LIST]:
-        say(f"skipped {_place(skipped)}: {skipped.reason}")
-    if len(summary.skipped) > FULL_LIST:
-        say(f"skipped {len(summary.skipped) - FULL_LIST} more; --json lists all")
+    say_skipped(summary.skipped)
     if 0 < summary.documents_without_pairs < summary.documents:
         for digest in summary.unaided[:FULL_LIST]:
             say(f"no pairs, encoded from its own text: pragreg documents show {short(digest)}")
@@ -120,10 +113,10 @@ def _show(summary: BuildSummary, as_json: bool) -> None:
             "elapsed_seconds": summary.elapsed_seconds,
             "encoding_a_document_seconds": seconds_a_document,
             "loss": f"{summary.first_loss:.3f} -> {summary.last_loss:.3f}" if is_trained else None,
+            "examples": summary.trained_examples,
+            "tokens": summary.trained_tokens,
+            "operations": summary.operations,
+            "reached_gflops": summary.reached_gflops,
             "adapters_bytes": summary.adapter_bytes,
         }
     )
-
-
-def _place(skipped: Skipped) -> str:
-    return skipped.source_uri if skipped.line is None else f"{skipped.source_uri}:{skipped.line}"

@@ -28,6 +28,7 @@ BROKEN_PIPE = 141
 
 COMMANDS = {
     "init": "cli.init:init",
+    "plan": "cli.plan:plan",
     "build": "cli.build:build",
     "query": "cli.query:query",
     "search": "cli.search:search",

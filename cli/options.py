@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from registry.errors import PragregError, UsageError
+from registry.errors import HomeError, PragregError, UsageError
 from registry.merging.weights import DEFAULT_WEIGHTS
 from registry.recipe import PRESETS
 from registry.records import MODES
@@ -44,6 +44,16 @@ def open_home_option(_context: click.Context, _parameter: click.Parameter, value
     return open_home(locate_home(value))
 
 
+def find_home_option(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Home | None:
+    """Return the registry home that ``--home`` names, or the one that is found without it, or None."""
+    try:
+        return open_home(locate_home(value))
+    except HomeError:
+        if value:
+            raise
+        return None
+
+
 def complete_corpus(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the corpora whose names begin with ``incomplete``, for the shell; none if they cannot be read."""
     from registry.catalog.engine import open_catalog
@@ -66,6 +76,15 @@ home_option: Decorator[Any] = click.option(
     envvar=HOME_VARIABLE,
     show_envvar=True,
     show_default="the nearest .pragreg, here or in a folder above",
+    help="The registry home.",
+)
+optional_home_option: Decorator[Any] = click.option(
+    "--home",
+    metavar="FOLDER",
+    callback=find_home_option,
+    envvar=HOME_VARIABLE,
+    show_envvar=True,
+    show_default="the nearest .pragreg, here or in a folder above, or none",
     help="The registry home.",
 )
 json_option: Decorator[Any] = click.option(

@@ -18,11 +18,15 @@ from typing import IO, Any
 
 from registry.digests import short
 from registry.errors import Interrupted, PragregError
+from registry.records import Skipped
+
+FULL_LIST = 20
+"""Things of one kind that are told one by one; JSON has more."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _BLANK = re.compile(r"\s+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_UNITS = ("_bytes", "_seconds", "_ms", "_at", "_digest")
+_UNITS = ("_bytes", "_seconds", "_ms", "_at", "_digest", "_gflops")
 _NOTHING = "-"
 _GAP = 2
 _LEAST_TEXT = 8
@@ -153,6 +157,15 @@ def say(text: str) -> None:
     _write(clean(text) + "\n", sys.stderr)
 
 
+def say_skipped(skipped: Sequence[Skipped]) -> None:
+    """Tell which inputs were left out; of very many the first."""
+    for each in skipped[:FULL_LIST]:
+        place = each.source_uri if each.line is None else f"{each.source_uri}:{each.line}"
+        say(f"skipped {place}: {each.reason}")
+    if len(skipped) > FULL_LIST:
+        say(f"skipped {len(skipped) - FULL_LIST} more; --json lists all")
+
+
 def show_error(error: PragregError) -> None:
     """Show an error of this project: what is wrong, and what to do next."""
     say(error.message if isinstance(error, Interrupted) else f"error: {error.message}")
@@ -213,6 +226,10 @@ def _describe_number(name: str, value: float) -> str:
         return duration_text(value)
     if name.endswith("_ms"):
         return f"{value:.1f} ms"
+    if name.startswith("operations"):
+        return operations_text(value)
+    if name.endswith("_gflops"):
+        return f"{operations_text(value * 1e9)}/s"
     if name == "version" and isinstance(value, int):
         return f"v{value}"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
@@ -226,6 +243,17 @@ def size_text(size_bytes: float) -> str:
             break
         value /= 1000
     decimals = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{decimals}f} {unit}"
+
+
+def operations_text(operations: float) -> str:
+    """Return a number of floating-point operations with three digits and a decimal unit."""
+    value, unit = float(operations), "FLOP"
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"):
+        if value < 999.5 or unit == "ZFLOP":
+            break
+        value /= 1000
+    decimals = 0 if unit == "FLOP" or value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{decimals}f} {unit}"
 
 

@@ -1,9 +1,11 @@
-"""What a model is made of: the linear modules in its blocks that adapters attach to."""
+"""What a model is made of: the linear modules that adapters attach to, and everything that multiplies a token."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,34 @@ if TYPE_CHECKING:
     from torch import nn
 
     from registry.base_model.location import ModelFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """All that a token is multiplied by on its way through a model, each matrix as (out, in).
+
+    ``blocks`` are in their order, ``head`` is the output embedding, which counts even where it is tied to the input's:
+    that one is looked up and multiplies nothing. Norms and biases are vectors and do not count. Of experts as many
+    count as a token is sent to.
+    """
+
+    blocks: tuple[tuple[tuple[int, int], ...], ...]
+    head: tuple[int, int]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that multiply a token."""
+        return self.below(len(self.blocks)) + self.head[0] * self.head[1]
+
+    def below(self, first_layer: int) -> int:
+        """Return how many of them are in the blocks below ``first_layer``."""
+        return sum(outputs * inputs for block in self.blocks[:first_layer] for outputs, inputs in block)
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """(out, in, how many there are) of every shape, the head's last."""
+        counted = Counter(shape for block in self.blocks for shape in block)
+        return [(*shape, count) for shape, count in counted.items()] + [(*self.head, 1)]
 
 
 def block_count(model: Any) -> int:
@@ -73,6 +103,33 @@ def shapes_from_config(folder: Path, targets: Sequence[str], first_layer: int = 
         BaseModelError: as :func:`linear_shapes`, or transformers has no such architecture.
         UsageError: ``first_layer`` is beyond the last block.
     """
+    return linear_shapes(_without_weights(folder), targets, first_layer)
+
+
+def matrices_from_config(folder: Path) -> Matrices:
+    """Return the matrices of the model in a folder by its config.json alone; no weights are read.
+
+    Raises:
+        BaseModelError: the model is not a stack of blocks, or transformers has no such architecture.
+    """
+    model = _without_weights(folder)
+    routes = getattr(model.config.get_text_config(), "num_experts_per_tok", None) or 0
+    _, blocks = _blocks(model)
+    return Matrices(
+        blocks=tuple(tuple(_multiplying(block, routes)) for block in blocks),
+        head=tuple(model.get_output_embeddings().weight.shape),
+    )
+
+
+def _multiplying(block: nn.Module, routes: int) -> Iterator[tuple[int, int]]:
+    for parameter in block.parameters():
+        if parameter.ndim == 2:
+            yield parameter.shape[0], parameter.shape[1]
+        elif parameter.ndim == 3:  # experts, [experts, out, in]
+            yield from [(parameter.shape[1], parameter.shape[2])] * routes
+
+
+def _without_weights(folder: Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -83,7 +140,7 @@ def shapes_from_config(folder: Path, targets: Sequence[str], first_layer: int = 
     with reading(failure, hint=hint), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return linear_shapes(model, targets, first_layer)
+    return model
 
 
 def _blocks(model: Any) -> tuple[str, Sequence[nn.Module]]:

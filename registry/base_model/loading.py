@@ -30,6 +30,18 @@ class LoadedModel:
     dtype: str
 
 
+def load_tokenizer(files: ModelFiles) -> Any:
+    """Load a located model's tokenizer alone.
+
+    Raises:
+        BaseModelError: its files are malformed.
+    """
+    with reading(
+        f"the tokenizer of base model {files.reference} cannot be loaded", hint="check that its files are whole"
+    ):
+        return _load_tokenizer(files)
+
+
 def load(files: ModelFiles, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load a located model onto ``device`` in ``dtype`` ("auto" chooses by measuring).
 

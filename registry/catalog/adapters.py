@@ -49,12 +49,17 @@ class AdapterRecord:
     created_at: datetime
 
 
-def find_adapters(session: Session, recipe_digest: str, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def find_adapters(
+    session: Session, recipe_digest: str, pairs: Iterable[tuple[str, str]], *, lost_packs: Iterable[str] = ()
+) -> dict[tuple[str, str], str]:
     """Return the adapters that ``pairs`` (document digest, augmentation digest) gave under a recipe.
 
-    By pair; pairs without an adapter, or whose adapter lies in no pack, are left out.
+    By pair; pairs without an adapter, or whose adapter lies in no pack (but ``lost_packs``), are left out.
     """
     found: dict[tuple[str, str], str] = {}
+    location = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == AdapterRow.id)
+    if lost := ids_by_digest(session, PackRow, lost_packs):
+        location = location.where(AdapterLocationRow.pack_id.not_in(lost.values()))
     recipe = ids_by_digest(session, RecipeRow, [recipe_digest]).get(recipe_digest)
     for chunk in chunked(pairs):
         wanted = set(chunk)
@@ -65,7 +70,7 @@ def find_adapters(session: Session, recipe_digest: str, pairs: Iterable[tuple[st
             .join(AdapterInputRow, AdapterInputRow.augmentation_id == AugmentationRow.id)
             .join(AdapterRow, AdapterRow.id == AdapterInputRow.adapter_id)
             .where(AdapterInputRow.augmentation_id.in_(numbers.values()), AdapterInputRow.recipe_id == recipe)
-            .where(select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == AdapterRow.id).exists())
+            .where(location.exists())
         )
         for document, augmentation, adapter in rows:
             if (document, augmentation) in wanted:

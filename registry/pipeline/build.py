@@ -15,11 +15,12 @@ from typing import Literal
 import psutil
 
 from registry.augmentation import Augmenter
-from registry.base_model import choose_device
+from registry.base_model import choose_device, matrices_from_config
 from registry.catalog.builds import BuildCounts, begin_build, finish_build, stage, staged_counts
 from registry.catalog.chunks import chunked
 from registry.catalog.versions import commit_version
 from registry.documents import ReadOptions, read_documents
+from registry.encoding.operations import operations
 from registry.encoding.pool import default_group_size
 from registry.errors import InputError, Interrupted, PragregError
 from registry.pipeline.augment import augment, make_augmenter
@@ -66,6 +67,9 @@ class BuildSummary:
 
     ``unaided`` has the digests of the first hundred documents that had to be encoded from their own text alone.
     ``elapsed_seconds`` is the whole build's wall time, ``encode_wall_seconds`` the encoding step's;
+    ``operations`` are 4 x parameters x tokens of what was trained (see ``registry.encoding.operations``), and
+    ``reached_gflops`` are 10^9 of those a second of the encoding step (None if nothing was trained): more than the
+    machine's own rate where the recipe leaves much of them out.
     ``first_loss`` and ``last_loss`` are means over the trained adapters' first and last epochs (None if none).
     """
 
@@ -83,7 +87,10 @@ class BuildSummary:
     unaided: tuple[str, ...]
     elapsed_seconds: float
     encode_wall_seconds: float
+    trained_examples: int
     trained_tokens: int
+    operations: int
+    reached_gflops: float | None
     first_loss: float | None
     last_loss: float | None
     adapter_bytes: int
@@ -102,7 +109,7 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
     with opened(home) as registry:
         chosen = choose_recipe(registry, request.corpus, request.recipe, request.augmenter, progress)
         with running_build(registry, request, chosen) as running:
-            skipped = _read(registry, running.build_id, request, progress)
+            skipped = read_sources(registry, running.build_id, request, progress)
             device = _device(request.device)
             augmenter = make_augmenter(chosen, request.augmenter, device)
             augment(registry, running.build_id, augmenter, progress)
@@ -128,6 +135,7 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
                 without_augmentation=plan.augmentations.documents_without_pairs,
                 size_bytes=totals.size_bytes,
             )
+    done = operations(matrices_from_config(chosen.files.folder), totals.tokens) if totals.trained else 0
     return BuildSummary(
         build_id=running.build_id,
         version=version,
@@ -143,7 +151,10 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
         unaided=tuple(plan.augmentations.unaided),
         elapsed_seconds=time.perf_counter() - started,
         encode_wall_seconds=encode_wall_seconds,
+        trained_examples=totals.examples,
         trained_tokens=totals.tokens,
+        operations=done,
+        reached_gflops=done / encode_wall_seconds / 1e9 if done else None,
         first_loss=totals.first_loss / totals.trained if totals.trained else None,
         last_loss=totals.last_loss / totals.trained if totals.trained else None,
         adapter_bytes=totals.size_bytes,
@@ -223,7 +234,12 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-def _read(registry: Registry, build_id: int, request: BuildRequest, progress: Progress) -> tuple[Skipped, ...]:
+def read_sources(registry: Registry, build_id: int, request: BuildRequest, progress: Progress) -> tuple[Skipped, ...]:
+    """Stage the documents of a request's sources, and return the inputs that were left out.
+
+    Raises:
+        InputError: an input is wrong, or there is no document.
+    """
     skipped: list[Skipped] = []
     read = 0
 

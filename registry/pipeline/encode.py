@@ -53,6 +53,7 @@ class EncodingTotals:
 
     trained: int = 0
     size_bytes: int = 0
+    examples: int = 0
     tokens: int = 0
     first_loss: float = 0.0
     last_loss: float = 0.0
@@ -62,6 +63,7 @@ class EncodingTotals:
         for adapter in adapters:
             self.trained += 1
             self.size_bytes += len(adapter.data)
+            self.examples += adapter.training.examples
             self.tokens += adapter.training.tokens
             self.first_loss += adapter.training.first_loss
             self.last_loss += adapter.training.last_loss
@@ -99,12 +101,16 @@ def plan_adapters(
     return plan
 
 
-def forget_lost_packs(registry: Registry, progress: Progress) -> None:
-    """Let the catalog forget packs that are not in the store, so that what they held is trained again."""
+def lost_packs(registry: Registry) -> set[str]:
+    """Return the digests of packs that the catalog knows and the store has not."""
     with registry.catalog.read() as session:
         known = pack_digests(session)
-    lost = known - {pack.digest for pack in registry.packs.list()}
-    if lost:
+    return known - {pack.digest for pack in registry.packs.list()}
+
+
+def forget_lost_packs(registry: Registry, progress: Progress) -> None:
+    """Let the catalog forget packs that are not in the store, so that what they held is trained again."""
+    if lost := lost_packs(registry):
         progress.say(f"{len(lost)} packs are gone from {registry.home.packs_url}; what they held is encoded again")
         with registry.catalog.write() as session:
             forget_packs(session, lost)

@@ -49,7 +49,16 @@ class Chosen:
 def choose_recipe(
     registry: Registry, corpus: str, request: RecipeRequest, augmenter: str | None, progress: Progress
 ) -> Chosen:
-    """Complete the recipe for a build of ``corpus`` and record it in the catalog.
+    """Complete the recipe for a build of ``corpus`` and record it in the catalog; raises as ``complete_recipe``."""
+    chosen = complete_recipe(registry, corpus, request, augmenter, progress)
+    record_recipe(registry, chosen)
+    return chosen
+
+
+def complete_recipe(
+    registry: Registry, corpus: str, request: RecipeRequest, augmenter: str | None, progress: Progress
+) -> Chosen:
+    """Complete the recipe for a build of ``corpus``; the catalog is only read.
 
     Raises:
         UsageError, InputError: the recipe's settings are wrong.
@@ -77,10 +86,14 @@ def choose_recipe(
         dtype=_dtype(request, recipe),
         first_layer=block_count_of(files) // 2 if recipe.first_layer == HALF else recipe.first_layer,
     )
-    with registry.catalog.write() as session:
-        add_base_model(session, base_model)
-        add_recipe(session, recipe)
     return Chosen(recipe, base_model, files)
+
+
+def record_recipe(registry: Registry, chosen: Chosen) -> None:
+    """Record a recipe and its base model in the catalog."""
+    with registry.catalog.write() as session:
+        add_base_model(session, chosen.base_model)
+        add_recipe(session, chosen.recipe)
 
 
 def files_of(registry: Registry, base_model: BaseModel, progress: Progress) -> ModelFiles:

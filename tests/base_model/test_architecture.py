@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
 
-from registry.base_model import LoadedModel, block_count, linear_shapes, load, locate, shapes_from_config
+from registry.base_model import (
+    LoadedModel,
+    block_count,
+    linear_shapes,
+    load,
+    locate,
+    matrices_from_config,
+    shapes_from_config,
+)
 from registry.errors import BaseModelError, UsageError
 
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -96,3 +106,21 @@ def test_a_config_of_no_known_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonesuch"}')
     with pytest.raises(BaseModelError, match="nonesuch"):
         shapes_from_config(tmp_path, FEED_FORWARD)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3"])
+def test_matrices_are_the_linear_modules_with_the_head(family: str, family_path: Callable[[str], Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(family_path(family))
+    found = matrices_from_config(family_path(family))
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert found.parameters == sum(module.weight.numel() for module in linear)
+    assert found.head == (model.config.vocab_size, 32)
+    assert sum(outputs * inputs * count for outputs, inputs, count in found.shapes) == found.parameters
+    assert 3 * found.below(1) == found.below(3) == found.parameters - model.config.vocab_size * 32
+
+
+def test_of_experts_those_count_that_a_token_is_sent_to(family_path: Callable[[str], Path]) -> None:
+    found = matrices_from_config(family_path("qwen3_moe"))
+    attention = 32 * 32 + 2 * 16 * 32 + 32 * 32
+    router, expert = 4 * 32, 3 * 16 * 32
+    assert found.below(1) == attention + router + 2 * expert

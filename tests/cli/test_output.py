@@ -13,7 +13,7 @@ import pytest
 
 import cli.main
 from cli import output
-from cli.output import clean, describe, duration_text, excerpt, heading, one_line, plain, size_text
+from cli.output import clean, describe, duration_text, excerpt, heading, one_line, operations_text, plain, size_text
 from registry.records import Document, Hit
 from registry.settings import Home
 
@@ -38,6 +38,21 @@ def test_sizes(size_bytes: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operations", "text"),
+    [
+        (0, "0 FLOP"),
+        (999, "999 FLOP"),
+        (999_600, "1.00 MFLOP"),
+        (1_523_000_000_000_000, "1.52 PFLOP"),
+        (98_765_432_100, "98.8 GFLOP"),
+        (10**25, "10000 ZFLOP"),
+    ],
+)
+def test_operations(operations: int, text: str) -> None:
+    assert operations_text(operations) == text
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0.0, "0 ms"),
@@ -57,6 +72,8 @@ def test_time_spans(seconds: float, text: str) -> None:
     [
         ("size_bytes", 1500, "1.50 kB"),
         ("elapsed_seconds", 2.0, "2.0 s"),
+        ("operations_needed", 2_500_000, "2.50 MFLOP"),
+        ("rate_gflops", 1234.5, "1.23 TFLOP/s"),
         ("search_ms", 1.26, "1.3 ms"),
         ("digest", DIGEST, "0123456789ab"),
         ("version", 3, "v3"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -79,6 +80,85 @@ def test_build(built_once: tuple[Path, Result], corpus: Path) -> None:
     assert len(found["digest"]) == 64
     assert found["seconds_per_document"] > 0
     assert [skipped["source_uri"] for skipped in found["skipped"]] == [str(corpus / "broken.jsonl")]
+
+
+def test_build_counts_what_it_trained(built_once: tuple[Path, Result]) -> None:
+    (found,) = built_once[1].rows
+    assert found["trained_examples"] == 4  # the texts: no pair is grounded in its document
+    assert found["operations"] % (4 * found["trained_tokens"]) == 0
+    assert found["reached_gflops"] == pytest.approx(found["operations"] / found["encode_wall_seconds"] / 1e9)
+
+
+@pytest.fixture
+def planned(corpus: Path, tiny_model_path: Path) -> list[object]:
+    """The arguments of a plan that measures nothing, to which more may be added."""
+    imported = f"import:{corpus / 'augmentations.jsonl'}"
+    return [
+        *("plan", corpus / "documents.jsonl", "--base-model", tiny_model_path, "--augmenter", imported),
+        *("--set", "examples=qa,text", "--rate", "0.25"),
+    ]
+
+
+def test_plan_without_a_home(run: Run, planned: list[object], built_once: tuple[Path, Result]) -> None:
+    (found,) = run(*planned, "--rank", 2, "--epochs", 1, "--json").rows
+    (built,) = built_once[1].rows
+    assert (found["documents"], found["to_encode"], found["estimated"]) == (4, 4, False)
+    assert (found["examples"], found["tokens"]) == (built["trained_examples"], built["trained_tokens"])
+    assert (found["operations"], found["adapter_bytes"]) == (built["operations"], built["adapter_bytes"])
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_plan_in_words(run: Run, planned: list[object], corpus: Path) -> None:
+    found = run(*planned, corpus / "broken.jsonl", "--skip-invalid", "--devices", 2, "--price", 1.5)
+    assert found.status == 0, found.err
+    assert f"skipped {corpus / 'broken.jsonl'}:1: " in found.err
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in found.out.splitlines())
+    assert (lines["documents"], lines["to encode"], lines["examples"]) == ("4", "4", "4")
+    assert re.fullmatch(r"[\d.]+ [MG]FLOP", lines["operations needed"])
+    assert lines["rate"] == "250 GFLOP/s a device, as given"
+    assert re.fullmatch(r"about \d+ ms on 2 devices, at \d+% of the rate", lines["expected time"])
+    assert {"device hours", "dollars", "memory", "disk"} <= lines.keys()
+
+
+def test_plan_says_what_is_not_written_yet(run: Run, planned: list[object]) -> None:
+    found = run(*planned, "--augmenter", "self")
+    assert re.search(r"^tokens +about \d+$", found.out, re.M)
+    assert re.search(
+        r"^still to write +augmentations for 4 by self, up to about \d+ tokens, whose time is not", found.out, re.M
+    )
+
+
+def test_plan_of_what_is_there(run: Run, built: Path, corpus: Path) -> None:
+    found = run(
+        *("plan", corpus / "documents.jsonl", "--corpus", "sayings", "--device", "cpu"),
+        *("--augmenter", f"import:{corpus / 'augmentations.jsonl'}"),
+    )
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in found.out.splitlines())
+    assert (lines["reused"], lines["to encode"], lines["expected time"]) == ("4", "0", "nothing to encode")
+    assert run("builds", "list", "--json").out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "Missing argument 'SOURCE...'"),
+        (["missing.txt"], 4, "missing.txt"),
+        (["x", "--rate", "0"], 2, "a device's rate must be above 0 TFLOP/s, not 0.0"),
+        (["x", "--rate", "nan"], 2, "a device's rate must be above 0"),
+        (["x", "--rate", "fast"], 2, "'fast' is not a valid float"),
+        (["x", "--rate", "1", "--devices", "0"], 2, "there must be at least 1 device"),
+        (["x", "--devices", "2"], 2, "--devices is of devices on paper, and --rate is missing"),
+        (["x", "--price", "2"], 2, "--price is of devices on paper, and --rate is missing"),
+        (["x", "--home", "nowhere"], 3, "there is no registry home at"),
+        (["x", "--augmenter", "nobody"], 2, "there is no augmenter 'nobody'"),
+    ],
+)
+def test_plans_that_cannot_be(run: Run, tiny_model_path: Path, arguments: list[str], status: int, message: str) -> None:
+    Path("x").write_text("The bell of Ard rings by itself.", encoding="utf-8")
+    found = run("plan", *arguments, "--base-model", tiny_model_path, "--device", "cpu")
+    assert (found.status, found.out) == (status, "")
+    assert found.err.startswith("error: ")
+    assert message in found.err
 
 
 def test_build_again_trains_nothing(run: Run, built: Path, corpus: Path) -> None:
