@@ -33,6 +33,8 @@ from registry.encoding.kernels.vectors import (
 
 F = np.float32
 LOWEST = F(-3e38)
+TILE = 4
+"""Tokens of one member whose gradients go to the adapter together."""
 Array = Any
 
 _compile = njit(error_model="numpy", cache=True)
@@ -106,45 +108,49 @@ def rms_norm_backward(slope: Array, x: Array, weight: Array, inverse: Array, int
 
 @_compile
 def low_product(x: Array, owners: Array, a: Array, low: Array) -> None:
-    """Write A x to ``low`` ``[tokens, r]``, with the A of every token's owner, ``[members, r, in]``."""
+    """Write A x to ``low`` ``[tokens, r]``, with the A of every token's owner, ``[members, r * in]``."""
     tokens, width = x.shape
     for token in range(tokens):
         row, own = x[token], a[owners[token]]
-        for k in range(own.shape[0]):
-            low[token, k] = _along(row, own[k], width)
+        for k in range(low.shape[1]):
+            low[token, k] = _along(row, own, k * width, width)
 
 
 @_compile
-def _along(one: Array, other: Array, width: int) -> Any:
-    """Return the inner product."""
+def _along(row: Array, values: Array, at: int, width: int) -> Any:
+    """Return the inner product of a row and the values from ``at`` on."""
     sums = splat(F(0))
     for i in range(0, width, WIDTH):
-        sums = sums + _get(one, i, width) * _get(other, i, width)
+        sums = sums + _get(row, i, width) * _get(values, at + i, at + width)
     return total(sums)
 
 
 @_compile
-def _add(to: Array, factor: Any, values: Array, width: int) -> None:
-    """Add ``factor * values``."""
+def _add(to: Array, at: int, factor: Any, row: Array, width: int) -> None:
+    """Add ``factor * row`` to what is at ``at``."""
     scale = splat(factor)
     for i in range(0, width, WIDTH):
-        _put(to, i, _get(to, i, width) + scale * _get(values, i, width), width)
+        _put(to, at + i, _get(to, at + i, at + width) + scale * _get(row, i, width), at + width)
+
+
+@_compile
+def _plus(value: Any, low: Array, scale: Any, b: Array, i: int, width: int) -> Any:
+    """Return the lanes ``value`` and the sum of scale * low[k] times those of ``b`` ``[r * width]`` at ``i``."""
+    for k in range(len(low)):
+        value = value + splat(low[k] * scale) * _get(b, k * width + i, (k + 1) * width)
+    return value
 
 
 @_compile
 def add_product(y: Array, owners: Array, low: Array, b: Array, scale: Any) -> None:
-    """Add scale * B low to ``y`` ``[tokens, out]``; ``b`` ``[members, r, out]``."""
+    """Add scale * B low to ``y`` ``[tokens, out]``; ``b`` ``[members, r * out]``."""
     tokens, width = y.shape
-    rank = b.shape[1]
-    if rank == 0:
+    if low.shape[1] == 0:
         return
     for token in range(tokens):
         row, own = y[token], b[owners[token]]
         for i in range(0, width, WIDTH):
-            value = _get(row, i, width)
-            for k in range(rank):
-                value = value + splat(low[token, k] * scale) * _get(own[k], i, width)
-            _put(row, i, value, width)
+            _put(row, i, _plus(_get(row, i, width), low[token], scale, own, i, width), width)
 
 
 @_compile
@@ -153,29 +159,26 @@ def product_backward(slope: Array, owners: Array, low: Array, b: Array, scale: A
     tokens, width = slope.shape
     for token in range(tokens):
         row, own, of_own = slope[token], b[owners[token]], of_b[owners[token]]
-        for k in range(own.shape[0]):
-            of_low[token, k] = scale * _along(row, own[k], width)
-            _add(of_own[k], scale * low[token, k], row, width)
+        for k in range(low.shape[1]):
+            of_low[token, k] = scale * _along(row, own, k * width, width)
+            _add(of_own, k * width, scale * low[token, k], row, width)
 
 
 @_compile
 def low_backward(x: Array, owners: Array, of_low: Array, a: Array, of_a: Array, into: Array, is_wanted: bool) -> None:
     """Undo ``low_product``: add the gradient of A, and that of ``x`` to ``into`` if it is wanted."""
     tokens, width = x.shape
-    rank = a.shape[1]
+    rank = of_low.shape[1]
     if rank == 0:
         return
     for token in range(tokens):
         row, own, of_own = x[token], a[owners[token]], of_a[owners[token]]
         for k in range(rank):
-            _add(of_own[k], of_low[token, k], row, width)
+            _add(of_own, k * width, of_low[token, k], row, width)
         if is_wanted:
             to = into[token]
             for i in range(0, width, WIDTH):
-                value = _get(to, i, width)
-                for k in range(rank):
-                    value = value + splat(of_low[token, k]) * _get(own[k], i, width)
-                _put(to, i, value, width)
+                _put(to, i, _plus(_get(to, i, width), of_low[token], F(1), own, i, width), width)
 
 
 @_compile
@@ -199,15 +202,13 @@ def swiglu(
     one, zero = splat(F(1)), splat(F(0))
     for token in range(tokens):
         gates, ups, to, member = gate_up[token], gate_up[token][width:], out[token], owners[token]
+        own_gate, own_up, own_down = b_gate[member], b_up[member], a_down[member]
         for i in range(0, width, WIDTH):
-            gate, up = _get(gates, i, width), _get(ups, i, width)
-            for k in range(b_gate.shape[1]):
-                gate = gate + splat(low_gate[token, k] * scale) * _get(b_gate[member, k], i, width)
-            for k in range(b_up.shape[1]):
-                up = up + splat(low_up[token, k] * scale) * _get(b_up[member, k], i, width)
+            gate = _plus(_get(gates, i, width), low_gate[token], scale, own_gate, i, width)
+            up = _plus(_get(ups, i, width), low_up[token], scale, own_up, i, width)
             _put(to, i, gate * up / (one + exponential(zero - gate)), width)
-        for k in range(a_down.shape[1]):
-            low_down[token, k] = _along(to, a_down[member, k], width)
+        for k in range(low_down.shape[1]):
+            low_down[token, k] = _along(to, own_down, k * width, width)
 
 
 @_compile
@@ -234,34 +235,71 @@ def swiglu_backward(
     """
     tokens, width = slope.shape
     one, zero = splat(F(1)), splat(F(0))
-    of_gates, of_ups = np.empty(width + WIDTH, np.float32), np.empty(width + WIDTH, np.float32)
-    activated = np.empty(width + WIDTH, np.float32)
-    for token in range(tokens):
-        above, gates, ups, member = slope[token], gate_up[token], gate_up[token][width:], owners[token]
+    of_gates, of_ups = np.zeros((TILE, width + WIDTH), np.float32), np.zeros((TILE, width + WIDTH), np.float32)
+    activated = np.zeros((TILE, width + WIDTH), np.float32)
+    begin = 0
+    while begin < tokens:
+        member, end = owners[begin], begin + 1
+        while end < min(tokens, begin + TILE) and owners[end] == member:
+            end += 1
+        own_gate, own_up, own_down = b_gate[member], b_up[member], a_down[member]
+        for token in range(begin, end):
+            above, gates, ups = slope[token], gate_up[token], gate_up[token][width:]
+            to_gates, to_ups, to_activated = of_gates[token - begin], of_ups[token - begin], activated[token - begin]
+            for i in range(0, width, WIDTH):
+                gate = _plus(_get(gates, i, width), low_gate[token], scale, own_gate, i, width)
+                up = _plus(_get(ups, i, width), low_up[token], scale, own_up, i, width)
+                outer = _plus(_get(above, i, width), of_low_down[token], F(1), own_down, i, width)
+                sigmoid = one / (one + exponential(zero - gate))
+                silu, own = gate * sigmoid, outer * sigmoid
+                of_gate, of_up = own * up * (one + gate * (one - sigmoid)), outer * silu
+                store(to_gates, i, of_gate)
+                store(to_ups, i, of_up)
+                store(to_activated, i, silu * up)
+                _put(gates, i, of_gate, width)
+                _put(ups, i, of_up, width)
+        for missing in range(end - begin, TILE):
+            of_gates[missing], of_ups[missing], activated[missing] = F(0), F(0), F(0)
+        _outer_products(activated, begin, end, of_low_down, F(1), of_a_down[member], width)
+        _inner_products(of_gates, begin, end, own_gate, scale, of_low_gate, width)
+        _outer_products(of_gates, begin, end, low_gate, scale, of_b_gate[member], width)
+        _inner_products(of_ups, begin, end, own_up, scale, of_low_up, width)
+        _outer_products(of_ups, begin, end, low_up, scale, of_b_up[member], width)
+        begin = end
+
+
+@_compile
+def _inner_products(rows: Array, begin: int, end: int, b: Array, scale: Any, low: Array, width: int) -> None:
+    """Write scale * (a row . b[k]) to ``low`` for the tokens of a tile."""
+    row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
+    zero = splat(F(0))
+    for k in range(low.shape[1]):
+        s0, s1, s2, s3 = zero, zero, zero, zero
         for i in range(0, width, WIDTH):
-            gate, up, outer = _get(gates, i, width), _get(ups, i, width), _get(above, i, width)
-            for k in range(b_gate.shape[1]):
-                gate = gate + splat(low_gate[token, k] * scale) * _get(b_gate[member, k], i, width)
-            for k in range(b_up.shape[1]):
-                up = up + splat(low_up[token, k] * scale) * _get(b_up[member, k], i, width)
-            for k in range(a_down.shape[1]):
-                outer = outer + splat(of_low_down[token, k]) * _get(a_down[member, k], i, width)
-            sigmoid = one / (one + exponential(zero - gate))
-            silu, own = gate * sigmoid, outer * sigmoid
-            of_gate, of_up = own * up * (one + gate * (one - sigmoid)), outer * silu
-            store(of_gates, i, of_gate)
-            store(of_ups, i, of_up)
-            store(activated, i, silu * up)
-            _put(gates, i, of_gate, width)
-            _put(ups, i, of_up, width)
-        for k in range(a_down.shape[1]):
-            _add(of_a_down[member, k], of_low_down[token, k], activated, width)
-        for k in range(b_gate.shape[1]):
-            of_low_gate[token, k] = scale * _along(of_gates, b_gate[member, k], width)
-            _add(of_b_gate[member, k], scale * low_gate[token, k], of_gates, width)
-        for k in range(b_up.shape[1]):
-            of_low_up[token, k] = scale * _along(of_ups, b_up[member, k], width)
-            _add(of_b_up[member, k], scale * low_up[token, k], of_ups, width)
+            value = _get(b, k * width + i, (k + 1) * width)
+            s0, s1 = s0 + load(row0, i) * value, s1 + load(row1, i) * value
+            s2, s3 = s2 + load(row2, i) * value, s3 + load(row3, i) * value
+        low[begin, k] = scale * total(s0)
+        if begin + 1 < end:
+            low[begin + 1, k] = scale * total(s1)
+        if begin + 2 < end:
+            low[begin + 2, k] = scale * total(s2)
+        if begin + 3 < end:
+            low[begin + 3, k] = scale * total(s3)
+
+
+@_compile
+def _outer_products(rows: Array, begin: int, end: int, low: Array, scale: Any, of_b: Array, width: int) -> None:
+    """Add scale * low[k] * a row to ``of_b[k]`` for the tokens of a tile; rows behind its end are zero."""
+    row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
+    last = end - 1
+    for k in range(low.shape[1]):
+        f0, f1 = splat(scale * low[begin, k]), splat(scale * low[min(begin + 1, last), k])
+        f2, f3 = splat(scale * low[min(begin + 2, last), k]), splat(scale * low[min(begin + 3, last), k])
+        for i in range(0, width, WIDTH):
+            at, stop = k * width + i, (k + 1) * width
+            value = _get(of_b, at, stop) + f0 * load(row0, i) + f1 * load(row1, i)
+            _put(of_b, at, value + f2 * load(row2, i) + f3 * load(row3, i), stop)
 
 
 @_compile

@@ -190,8 +190,8 @@ class _OwnLowRank:
         owners, lows = packing.owners, []
         for module in self._modules:
             low = torch.empty(len(x), module.a.shape[1])
-            compiled.low_product(_array(x), owners, module.a.numpy(), low.numpy())
-            compiled.add_product(_array(y[:, module.columns]), owners, low.numpy(), module.b.numpy(), _F(self._scale))
+            compiled.low_product(_array(x), owners, _rows(module.a), low.numpy())
+            compiled.add_product(_array(y[:, module.columns]), owners, low.numpy(), _rows(module.b), _F(self._scale))
             lows.append(low)
         return packing, lows
 
@@ -204,17 +204,17 @@ class _OwnLowRank:
                 _array(slope[:, module.columns]),
                 owners,
                 low.numpy(),
-                module.b.numpy(),
+                _rows(module.b),
                 _F(self._scale),
-                module.of_b.numpy(),
+                _rows(module.of_b),
                 of_low.numpy(),
             )
             compiled.low_backward(
                 _array(x),
                 owners,
                 of_low.numpy(),
-                module.a.numpy(),
-                module.of_a.numpy(),
+                _rows(module.a),
+                _rows(module.of_a),
                 _array(x if into is None else into),
                 into is not None,
             )
@@ -252,21 +252,21 @@ class _FeedForward:
         lows = tuple(torch.empty(len(x), module.a.shape[1]) for module in (gate, up, last))
         torch.mm(x, self._gate_up.t(), out=gate_up)
         for module, low in ((gate, lows[0]), (up, lows[1])):
-            compiled.low_product(_array(x), owners, module.a.numpy(), low.numpy())
+            compiled.low_product(_array(x), owners, _rows(module.a), low.numpy())
         compiled.swiglu(
             _array(gate_up),
             _array(activated),
             owners,
             self._scale,
             lows[0].numpy(),
-            gate.b.numpy(),
+            _rows(gate.b),
             lows[1].numpy(),
-            up.b.numpy(),
-            last.a.numpy(),
+            _rows(up.b),
+            _rows(last.a),
             lows[2].numpy(),
         )
         torch.mm(activated, self._down.t(), out=out)
-        compiled.add_product(_array(out), owners, lows[2].numpy(), last.b.numpy(), self._scale)
+        compiled.add_product(_array(out), owners, lows[2].numpy(), _rows(last.b), self._scale)
         return _FedForward(packing, gate_up, (lows[0], lows[1], lows[2])) if layer is not None else None
 
     def backward(self, saved: Any, x: Tensor, slope: Tensor, into: Tensor | None, memory: Memory) -> None:
@@ -277,7 +277,7 @@ class _FeedForward:
         of_activated = memory.take("activated", (len(x), self._down.shape[1]), x.dtype)
         torch.mm(slope, self._down, out=of_activated)
         compiled.product_backward(
-            _array(slope), owners, low_last, last.b.numpy(), self._scale, last.of_b.numpy(), of_last
+            _array(slope), owners, low_last, _rows(last.b), self._scale, _rows(last.of_b), of_last
         )
         compiled.swiglu_backward(
             _array(of_activated),
@@ -285,15 +285,15 @@ class _FeedForward:
             owners,
             self._scale,
             low_gate,
-            gate.b.numpy(),
-            gate.of_b.numpy(),
+            _rows(gate.b),
+            _rows(gate.of_b),
             of_gate,
             low_up,
-            up.b.numpy(),
-            up.of_b.numpy(),
+            _rows(up.b),
+            _rows(up.of_b),
             of_up,
-            last.a.numpy(),
-            last.of_a.numpy(),
+            _rows(last.a),
+            _rows(last.of_a),
             of_last,
         )
         if into is not None:
@@ -301,7 +301,7 @@ class _FeedForward:
         for module, of_low in ((gate, of_gate), (up, of_up)):
             target = _array(x if into is None else into)
             compiled.low_backward(
-                _array(x), owners, of_low, module.a.numpy(), module.of_a.numpy(), target, into is not None
+                _array(x), owners, of_low, _rows(module.a), _rows(module.of_a), target, into is not None
             )
 
 
@@ -314,6 +314,11 @@ def _not_adapted(inner: int, outer: int) -> Adapted:
 def _array(tensor: Tensor) -> Any:
     """Return the tensor's memory as NumPy sees it; bfloat16 as its bits."""
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def _rows(values: Tensor) -> Any:
+    """Return A or B of every member ``[n, r, width]`` as ``[n, r * width]``, in place."""
+    return values.flatten(1).numpy()
 
 
 def _tables(packing: Packing) -> _Tables:
