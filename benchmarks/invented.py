@@ -8,8 +8,6 @@ from typing import Any
 from registry.records import Augmentation, BaseModel, Document, EncodingInput, QAPair
 
 SYLLABLES = [first + second for first in "bdfgklmnprstv" for second in "aeo"]
-    "ba be bo da de do fa fe ga go ka ke la le lo ma me mo na ne no pa pe ra re ro sa se so ta te to va ve".split()
-)
 SHAPES: dict[str, dict[str, Any]] = {
     # The published configurations; weights are random here.
     "llama-3.2-1b": {
