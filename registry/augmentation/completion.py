@@ -1,32 +1,34 @@
-"""Completing many texts at once with the base model: what they share is computed once, finished rows leave.
+"""Completing many texts at once with the base model: rows that are finished leave, and others take their places.
 
-Rows are padded on the left (between a shared beginning and their own), so that all of them go on at the same place.
 What a row becomes depends on its own ids, temperature and seed, not on its neighbours, but for the rounding of floats.
 """
 
 from __future__ import annotations
 
-import copy
 import random
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from registry.base_model import LoadedModel, stop_tokens
 
 if TYPE_CHECKING:
-    import torch
+    from registry.augmentation.running import RunningRows
 
-TOP_SHARE = 0.9
-"""Sampling chooses among the likeliest tokens that have this share of the probability together."""
+JOINING_SHARE = 0.125
+"""Rows join when so many of them can that they are this share of those that run: a few alone are slow to compute."""
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A text to go on with: at most ``max_new_tokens``, up to and with ``stop`` if that is reached before.
 
-    A ``temperature`` of 0 takes the likeliest token each time, others sample by ``seed``.
+    The text is ``beginning`` and ``ids``, at least one; rows that begin alike share the work. A ``temperature`` of 0
+    takes the likeliest token each time, others sample by ``seed``.
     """
 
     ids: tuple[int, ...]
@@ -34,161 +36,173 @@ class Row:
     stop: str | None = None
     temperature: float = 0.0
     seed: int = 0
+    beginning: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What followed a row, without special tokens; ``elapsed_seconds`` is its share of its batch's time."""
+    """What followed a row, without special tokens; ``elapsed_seconds`` is its share of the time of its batches."""
 
     text: str
     tokens: int
     elapsed_seconds: float
 
 
+Asking = Generator[Sequence[Row], list[Completion], Outcome]
+"""Work that yields rows, is sent their completions in the same order, and in the end returns an outcome."""
+
+
 class Completer:
-    """Completes rows with one loaded model; keeps the computed shared beginnings."""
+    """Completes rows with one loaded model."""
 
     def __init__(self, loaded: LoadedModel, batch_rows: int) -> None:
         """Use ``loaded`` for at most ``batch_rows`` rows at a time."""
+        self._tokenizer = loaded.tokenizer
         self._loaded = loaded
         self._batch_rows = batch_rows
         self._stop_ids = stop_tokens(loaded.tokenizer, loaded.model)
-        self._beginnings: dict[tuple[int, ...], Any] = {}
 
-    def complete(self, rows: Sequence[Row], beginning: tuple[int, ...] = ()) -> list[Completion]:
-        """Return the completion of every row, each of which follows ``beginning``, in the order of ``rows``."""
-        import torch
+    def complete(self, rows: Sequence[Row]) -> list[Completion]:
+        """Return the completion of every row, in the order of ``rows``."""
+        [found] = self.run([_ask_once(rows)])
+        return found
 
-        order = sorted(range(len(rows)), key=lambda number: (len(rows[number].ids), number))
-        found: dict[int, Completion] = {}
-        for start in range(0, len(order), self._batch_rows):
-            numbers = order[start : start + self._batch_rows]
-            with torch.inference_mode():
-                done = self._complete_batch([rows[number] for number in numbers], beginning)
-            found.update(zip(numbers, done, strict=True))
-        return [found[number] for number in range(len(rows))]
+    def run(self, askings: Iterable[Asking[Outcome]]) -> Iterator[Outcome]:
+        """Yield what each of ``askings`` returns, as soon as it ends; their rows run together.
 
-    def _complete_batch(self, rows: list[Row], beginning: tuple[int, ...]) -> list[Completion]:
-        started = time.perf_counter()
-        generated: list[list[int]] = [[] for _ in rows]
-        texts = [""] * len(rows)
-        draws = [random.Random(row.seed) for row in rows]
-        batch = _Batch(self._loaded, rows, beginning, self._begin(beginning, len(_distinct(rows))))
-        while batch.numbers:
-            logits = batch.logits
-            chosen: list[int] = []
-            for place, number in enumerate(batch.numbers):
-                row = rows[number]
-                token = _choose(logits[place], row.temperature, draws[number])
-                chosen.append(token)
-                if token in self._stop_ids:
-                    continue
-                generated[number].append(token)
-                texts[number] = self._loaded.tokenizer.decode(generated[number], skip_special_tokens=True)
-            unfinished = [
-                place
-                for place, number in enumerate(batch.numbers)
-                if chosen[place] not in self._stop_ids
-                and not _has(texts[number], rows[number].stop)
-                and len(generated[number]) < rows[number].max_new_tokens
-            ]
-            batch.advance(chosen, unfinished)
-        elapsed = time.perf_counter() - started
-        total = sum(map(len, generated)) or 1
-        return [
-            Completion(_until(text, row.stop), len(ids), elapsed * len(ids) / total)
-            for text, row, ids in zip(texts, rows, generated, strict=True)
-        ]
+        The next one is begun when the others have too few rows for a full batch.
 
-    def _begin(self, beginning: tuple[int, ...], count: int) -> Any:
-        """Return the cache after ``beginning``, repeated for ``count`` rows."""
-        import torch
-        from transformers import DynamicCache
+        Raises:
+            AugmentationError: the model's cache is of another kind than keys and values.
+        """
+        from registry.augmentation.running import RunningRows
 
-        model = self._loaded.model
-        if not beginning:
-            return DynamicCache(config=model.config)
-        if beginning not in self._beginnings:
-            ids = torch.tensor([beginning], device=self._loaded.device)
-            cache = DynamicCache(config=model.config)
-            model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
-            self._beginnings[beginning] = cache
-        repeated = copy.deepcopy(self._beginnings[beginning])
-        repeated.batch_repeat_interleave(count)
-        return repeated
-
-
-class _Batch:
-    """Rows on their way: ``numbers`` of those that still run and ``logits`` [rows, vocabulary], float32 on the CPU."""
-
-    logits: torch.Tensor
-
-    def __init__(self, loaded: LoadedModel, rows: Sequence[Row], beginning: tuple[int, ...], cache: Any) -> None:
-        """Compute what rows have in common only once: ``cache`` holds ``beginning`` for every distinct row."""
-        import torch
-
-        self._loaded = loaded
-        self._cache = cache
-        self.numbers = list(range(len(rows)))
-        distinct = _distinct(rows)
-        longest = max(map(len, distinct))
-        pad = loaded.tokenizer.pad_token_id
-        padded = [[pad] * (longest - len(ids)) + list(ids) for ids in distinct]
-        present = [[1] * len(beginning) + [0] * (longest - len(ids)) + [1] * len(ids) for ids in distinct]
-        self._mask = torch.tensor(present, device=loaded.device)
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, len(beginning) :]
-        self._forward(torch.tensor(padded, device=loaded.device), positions)
-        if len(distinct) < len(rows):
-            places = {ids: place for place, ids in enumerate(distinct)}
-            spread = torch.tensor([places[row.ids] for row in rows])
-            self.logits = self.logits[spread]
-            self._select(spread.to(loaded.device))
-
-    def _select(self, places: torch.Tensor) -> None:
-        self._cache.batch_select_indices(places)
-        self._mask = self._mask[places]
-
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> None:
-        output = self._loaded.model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            cache=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits = output.logits[:, -1].float().cpu()
-
-    def advance(self, chosen: list[int], unfinished: list[int]) -> None:
-        """Append the chosen tokens and go one step on with the rows at the places ``unfinished``."""
-        import torch
-
-        if len(unfinished) < len(self.numbers):
-            self.numbers = [self.numbers[place] for place in unfinished]
-            if not unfinished:
+        source = iter(askings)
+        running = RunningRows(self._loaded, self._batch_rows)
+        active: list[_Active] = []
+        waiting: deque[_Active] = deque()
+        ended: list[Outcome] = []
+        while True:
+            while len(active) + len(waiting) < self._batch_rows and (asking := next(source, None)) is not None:
+                waiting += _Asked(asking, ended).resume(None)
+                yield from _taken(ended)
+            if not active and not waiting:
                 return
-            self._select(torch.tensor(unfinished, device=self._loaded.device))
-        ids = torch.tensor([[chosen[place]] for place in unfinished], device=self._loaded.device)
-        self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=-1)
-        self._forward(ids, self._mask.sum(-1, keepdim=True) - 1)
+            active += self._join(running, waiting)
+            for row in self._step(running, active):
+                waiting += row.finish(self._tokenizer)
+            yield from _taken(ended)
+
+    def _join(self, running: RunningRows, waiting: deque[_Active]) -> list[_Active]:
+        """Let the oldest of those that wait in, and those that begin like it, if they are many enough."""
+        joining: list[_Active] = []
+        columns = 0
+        for one in waiting:
+            if one.row.beginning == waiting[0].row.beginning:
+                columns = max(columns, len(one.row.beginning) + len(one.row.ids) + one.row.max_new_tokens)
+                if running.room(columns) <= len(joining):
+                    break
+                joining.append(one)
+        if not joining or len(joining) < JOINING_SHARE * running.count:
+            return []
+        joining.sort(key=lambda one: len(one.row.ids))
+        started = time.perf_counter()
+        rows = [one.row for one in joining]
+        running.join([row.ids for row in rows], [row.max_new_tokens for row in rows], rows[0].beginning)
+        _share_time(joining, started)
+        for one in joining:
+            waiting.remove(one)
+        return joining
+
+    def _step(self, running: RunningRows, active: list[_Active]) -> list[_Active]:
+        """Give every row its next token; return those that are finished, which are no longer in ``active``."""
+        from registry.augmentation.sampling import choose
+
+        started = time.perf_counter()
+        logits = running.step([one.last for one in active])
+        draws = [one.draws.random() if one.row.temperature > 0 else 0.0 for one in active]
+        chosen = choose(logits, [one.row.temperature for one in active], draws)
+        finished = [place for place, token in enumerate(chosen) if self._is_finished(active[place], token)]
+        _share_time(active, started)
+        if not finished:
+            return []
+        left = [active[place] for place in finished]
+        active[:] = [active[place] for place in running.drop(finished)]
+        return left
+
+    def _is_finished(self, one: _Active, token: int) -> bool:
+        if token in self._stop_ids:
+            return True
+        one.generated.append(token)
+        if len(one.generated) >= one.row.max_new_tokens:
+            return True
+        stop = one.row.stop
+        # A token has at least a byte, so the stop lies within as many of the last tokens as it may have bytes.
+        return stop is not None and stop in self._tokenizer.decode(one.generated[-4 * len(stop) :])
 
 
-def _distinct(rows: Sequence[Row]) -> list[tuple[int, ...]]:
-    return list(dict.fromkeys(row.ids for row in rows))
+@dataclass(eq=False, slots=True)
+class _Active:
+    """A row that waits or runs, and what came of it so far."""
+
+    row: Row
+    asked: _Asked[Any]
+    draws: random.Random
+    generated: list[int] = field(default_factory=list)
+    elapsed_seconds: float = 0.0
+    completion: Completion | None = None
+
+    @property
+    def last(self) -> int:
+        """The token that goes into the model next."""
+        return self.generated[-1] if self.generated else self.row.ids[-1]
+
+    def finish(self, tokenizer: Any) -> list[_Active]:
+        """Complete the row; return the rows that are asked for now that it is known."""
+        text = tokenizer.decode(self.generated, skip_special_tokens=True)
+        self.completion = Completion(_until(text, self.row.stop), len(self.generated), self.elapsed_seconds)
+        return self.asked.answered()
 
 
-def _choose(logits: torch.Tensor, temperature: float, draws: random.Random) -> int:
-    if temperature <= 0:
-        return int(logits.argmax())
-    probabilities, tokens = (logits / temperature).softmax(-1).topk(min(64, logits.shape[-1]))
-    cumulated = probabilities.cumsum(-1)
-    within = int((cumulated < TOP_SHARE * float(cumulated[-1])).sum()) + 1
-    point = draws.random() * float(cumulated[within - 1])
-    return int(tokens[min(int((cumulated < point).sum()), within - 1)])
+class _Asked(Generic[Outcome]):
+    """An asking and the rows that it waits for; its outcome is put into ``ended``."""
+
+    def __init__(self, asking: Asking[Outcome], ended: list[Outcome]) -> None:
+        self._asking = asking
+        self._ended = ended
+        self._rows: list[_Active] = []
+
+    def resume(self, completions: list[Completion] | None) -> list[_Active]:
+        """Go on to the next rows that are to be completed; none are left when it has ended."""
+        try:
+            rows = next(self._asking) if completions is None else self._asking.send(completions)
+            while not rows:
+                rows = self._asking.send([])
+        except StopIteration as end:
+            self._ended.append(end.value)
+            return []
+        self._rows = [_Active(row, self, random.Random(row.seed)) for row in rows]
+        return self._rows
+
+    def answered(self) -> list[_Active]:
+        """Go on if all rows are completed."""
+        completions = [one.completion for one in self._rows if one.completion is not None]
+        return self.resume(completions) if len(completions) == len(self._rows) else []
 
 
-def _has(text: str, stop: str | None) -> bool:
-    return stop is not None and stop in text
+def _ask_once(rows: Sequence[Row]) -> Asking[list[Completion]]:
+    return (yield rows)
+
+
+def _taken(ended: list[Outcome]) -> Iterator[Outcome]:
+    while ended:
+        yield ended.pop(0)
+
+
+def _share_time(rows: Sequence[_Active], started: float) -> None:
+    share = (time.perf_counter() - started) / len(rows)
+    for one in rows:
+        one.elapsed_seconds += share
 
 
 def _until(text: str, stop: str | None) -> str:

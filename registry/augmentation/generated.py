@@ -17,7 +17,7 @@ from functools import cached_property
 
 from registry.augmentation.answers import Candidate, find_candidates, is_turned_well
 from registry.augmentation.augmenter import AugmentationSettings, Augmenter
-from registry.augmentation.completion import Completer, Completion, Row, encode_after
+from registry.augmentation.completion import Asking, Completer, Completion, Row, encode_after
 from registry.augmentation.grounding import CHECK_VERSION
 from registry.augmentation.prompts import (
     LIST_START,
@@ -35,7 +35,7 @@ from registry.layout import Prompt
 from registry.records import Augmentation, BaseModel, Document, StagedDocument
 
 GOOD_AT_LISTING = 500_000_000
-GROUP_DOCUMENTS = 8
+BATCH_ROWS = 64
 TEMPERATURE = 0.7
 SPARE_QUESTIONS = 1.5
 """How many questions are turned for each pair that is wanted: some are dropped."""
@@ -98,7 +98,7 @@ class _SelfAugmenter:
 
     @cached_property
     def _completer(self) -> Completer:
-        return Completer(self._loaded, self._batch_rows or (16 if self._loaded.device == "cpu" else 64))
+        return Completer(self._loaded, self._batch_rows or BATCH_ROWS)
 
     def request_digest(self, staged: StagedDocument) -> str:
         return self._request_digest
@@ -107,69 +107,62 @@ class _SelfAugmenter:
         pass
 
     def augment(self, documents: Sequence[StagedDocument]) -> Iterator[Augmentation]:
-        for start in range(0, len(documents), GROUP_DOCUMENTS):
-            jobs = [_Job(staged, self._settings) for staged in documents[start : start + GROUP_DOCUMENTS]]
-            for attempt in range(self._settings.max_attempts):
-                self._rewrite(jobs, attempt)
-            self._turn(jobs)
-            if self._base_model.parameters >= GOOD_AT_LISTING:
-                self._list(jobs)
-            _offer_plain(jobs)
-            self._list([job for job in jobs if not job.selection.questions])
-            for job in jobs:
-                yield job.selection.result(
-                    request_digest=self._request_digest, generator=self.generator, prompts_version=PROMPTS_VERSION
-                )
+        """Write about the short ones first, since rows of like length go well together; those on their way are few."""
+        if documents:
+            ordered = sorted(documents, key=lambda staged: len(staged.document.text))
+            yield from self._completer.run(self._write(_Job(staged, self._settings)) for staged in ordered)
 
-    def _rewrite(self, jobs: Sequence[_Job], attempt: int) -> None:
-        owners: list[_Job] = []
-        rows: list[Row] = []
-        for job in jobs:
-            for number in range(job.selection.missing_rewrites):
-                row = self._row(job, Prompt(rewrite_prompt(job.document), ""), f"rewrite {attempt} {number}", None)
-                owners += [job] if row else []
-                rows += [row] if row else []
-        for job, row, completion in zip(owners, rows, self._completer.complete(rows), strict=True):
-            text = job.take(completion)
-            if completion.tokens >= row.max_new_tokens:
-                whole = _SENTENCE_END.match(text)
-                text = whole.group() if whole else ""
-            job.selection.offer_rewrite(text)
+    def _write(self, job: _Job) -> Asking[Augmentation]:
+        yield from self._rewrite(job)
+        yield from self._turn(job)
+        if self._base_model.parameters >= GOOD_AT_LISTING:
+            yield from self._list(job)
+        _offer_plain(job)
+        if not job.selection.questions:
+            yield from self._list(job)
+        return job.selection.result(
+            request_digest=self._request_digest, generator=self.generator, prompts_version=PROMPTS_VERSION
+        )
 
-    def _turn(self, jobs: Sequence[_Job]) -> None:
-        """Offer the questions that need no turning and those that the model turned, in the order of candidates."""
-        asked: list[tuple[_Job, list[Candidate]]] = []
-        for job in jobs:
-            most = round(job.selection.missing_pairs * SPARE_QUESTIONS)
-            asked.append((job, job.candidates[:most]))
-        to_turn = [(job, candidate) for job, some in asked for candidate in some if candidate.question is None]
-        texts = [turning_prompt(candidate.plain_question, candidate.opening) for _, candidate in to_turn]
-        beginning, encoded = encode_after(self._loaded.tokenizer, TURNING_EXAMPLES, texts)
-        rows = [Row(tuple(ids), _TURNED_TOKENS, stop="?") for ids in encoded]
-        turned: dict[tuple[str, Candidate], str] = {}
-        for (job, candidate), completion in zip(to_turn, self._completer.complete(rows, beginning), strict=True):
-            turned[job.document.digest, candidate] = candidate.opening + job.take(completion)
-        for job, some in asked:
-            for candidate in some:
-                question = candidate.question or turned[job.document.digest, candidate]
-                if not candidate.question and not is_turned_well(candidate, question):
-                    job.selection.reject_pair()
-                elif job.selection.offer_pair(question, candidate.answer, candidate.sentence):
-                    job.asked.add(candidate)
-
-    def _list(self, jobs: Sequence[_Job]) -> None:
+    def _rewrite(self, job: _Job) -> Asking[None]:
         for attempt in range(self._settings.max_attempts):
-            owners: list[_Job] = []
-            rows: list[Row] = []
-            for job in jobs:
-                missing = job.selection.missing_pairs
-                if missing <= 0:
-                    continue
-                prompt = Prompt(list_prompt(job.document, missing + 1), LIST_START)
-                row = self._row(job, prompt, f"list {attempt}", (missing + 1) * _PAIR_TOKENS)
-                owners += [job] if row else []
-                rows += [row] if row else []
-            for job, completion in zip(owners, self._completer.complete(rows), strict=True):
+            prompt = Prompt(rewrite_prompt(job.document), "")
+            purposes = [f"rewrite {attempt} {number}" for number in range(job.selection.missing_rewrites)]
+            rows = [row for purpose in purposes if (row := self._row(job, prompt, purpose, None))]
+            completions = yield rows
+            for row, completion in zip(rows, completions, strict=True):
+                text = job.take(completion)
+                if completion.tokens >= row.max_new_tokens:
+                    whole = _SENTENCE_END.match(text)
+                    text = whole.group() if whole else ""
+                job.selection.offer_rewrite(text)
+
+    def _turn(self, job: _Job) -> Asking[None]:
+        """Offer the questions that need no turning and those that the model turned, in the order of candidates."""
+        asked = job.candidates[: round(job.selection.missing_pairs * SPARE_QUESTIONS)]
+        to_turn = [candidate for candidate in asked if candidate.question is None]
+        texts = [turning_prompt(candidate.plain_question, candidate.opening) for candidate in to_turn]
+        beginning, encoded = encode_after(self._loaded.tokenizer, TURNING_EXAMPLES, texts)
+        completions = yield [Row(tuple(ids), _TURNED_TOKENS, stop="?", beginning=beginning) for ids in encoded]
+        written = (
+            candidate.opening + job.take(completion) for candidate, completion in zip(to_turn, completions, strict=True)
+        )
+        turned = dict(zip(to_turn, written, strict=True))
+        for candidate in asked:
+            question = candidate.question or turned[candidate]
+            if not candidate.question and not is_turned_well(candidate, question):
+                job.selection.reject_pair()
+            elif job.selection.offer_pair(question, candidate.answer, candidate.sentence):
+                job.asked.add(candidate)
+
+    def _list(self, job: _Job) -> Asking[None]:
+        for attempt in range(self._settings.max_attempts):
+            missing = job.selection.missing_pairs
+            if missing <= 0:
+                return
+            prompt = Prompt(list_prompt(job.document, missing + 1), LIST_START)
+            row = self._row(job, prompt, f"list {attempt}", (missing + 1) * _PAIR_TOKENS)
+            for completion in (yield [row] if row else []):
                 for pair in read_listed(f"{LIST_START} {job.take(completion)}"):
                     job.selection.offer_pair(*pair)
 
@@ -184,12 +177,11 @@ class _SelfAugmenter:
         return Row(tuple(ids), most, temperature=TEMPERATURE, seed=int.from_bytes(seed[:8], "big"))
 
 
-def _offer_plain(jobs: Sequence[_Job]) -> None:
+def _offer_plain(job: _Job) -> None:
     """Offer questions in the order of their sentences, first for answers that were not asked for otherwise."""
-    for job in jobs:
-        for candidate in sorted(job.candidates, key=job.asked.__contains__):
-            if job.selection.missing_pairs > 0:
-                job.selection.offer_pair(candidate.plain_question, candidate.answer, candidate.sentence)
+    for candidate in sorted(job.candidates, key=job.asked.__contains__):
+        if job.selection.missing_pairs > 0:
+            job.selection.offer_pair(candidate.plain_question, candidate.answer, candidate.sentence)
 
 
 def self_augmenter(loaded: LoadedModel, settings: AugmentationSettings, *, batch_rows: int | None = None) -> Augmenter:

@@ -16,11 +16,11 @@ def test_every_document_gets_one_augmentation(
     empty = StagedDocument(Document.of("", "?"))
     german = StagedDocument(Document.of("Turm", "Der Turm wurde 1843 von Adela Quist in Harth gebaut."))
     augmenter = self_augmenter(tiny_model, SETTINGS)
-    found = list(augmenter.augment([lighthouse, empty, german, honey]))
+    documents = [lighthouse, empty, german, honey]
+    by_digest = {one.document_digest: one for one in augmenter.augment(documents)}
     augmenter.finish()
-    assert [one.document_digest for one in found] == [
-        staged.document.digest for staged in (lighthouse, empty, german, honey)
-    ]
+    assert len(by_digest) == len(documents)
+    found = [by_digest[staged.document.digest] for staged in documents]
     assert [len(one.pairs) for one in found] == [4, 0, 0, 4]
     for one in found:
         assert one.generator == augmenter.generator == f"self:{tiny_model.base_model.fingerprint}"
@@ -45,9 +45,9 @@ def test_pairs_are_grounded_and_have_their_sentence(tiny_model: LoadedModel, lig
 def test_the_same_comes_whatever_the_batch(
     tiny_model: LoadedModel, lighthouse: StagedDocument, honey: StagedDocument
 ) -> None:
-    together = list(self_augmenter(tiny_model, SETTINGS).augment([lighthouse, honey]))
-    alone = list(self_augmenter(tiny_model, SETTINGS, batch_rows=1).augment([honey, lighthouse]))
-    assert [one.digest for one in together] == [one.digest for one in reversed(alone)]
+    together = self_augmenter(tiny_model, SETTINGS).augment([lighthouse, honey])
+    alone = self_augmenter(tiny_model, SETTINGS, batch_rows=1).augment([honey, lighthouse])
+    assert {one.digest for one in together} == {one.digest for one in alone}
 
 
 def test_what_is_asked_decides_the_request(tiny_model: LoadedModel, honey: StagedDocument) -> None:
