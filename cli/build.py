@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.options import (
     corpus_option,
-    device_option,
     home_option,
     json_option,
     read_options,
@@ -19,10 +19,27 @@ from cli.options import (
 from cli.output import FULL_LIST, plain, say, say_skipped, write_fields, write_json
 from cli.progress import progress_bars
 from registry.digests import short
+from registry.errors import UsageError
 from registry.settings import Home
 
 if TYPE_CHECKING:
     from registry.pipeline.build import BuildSummary
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``text`` names: "8GB" (10^9), "8GiB" (2^30), "500MB", or a plain number.
+
+    Raises:
+        UsageError: it names none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"{text!r} is no amount of memory", hint="write it as 8GB, 8GiB or 500MB")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 @click.command(
@@ -37,12 +54,26 @@ if TYPE_CHECKING:
 @click.option("-m", "--message", default="", metavar="TEXT", help="What is new in this version, for people.")
 @recipe_options
 @reading_options
-@device_option
+@click.option(
+    "--device",
+    "--devices",
+    "device",
+    metavar="NAME[,NAME...]",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto, cpu, cuda, cuda:0 or mps; several with commas between, or all GPUs: all.",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    show_default="most of what there is",
+    help="The most memory to train in, such as 8GB: of all processes together, or of each GPU.",
+)
 @click.option(
     "--group-size",
     type=click.IntRange(1),
     metavar="N",
-    show_default="what suits the device",
+    show_default="what fills a pass through the model",
     help="Documents trained at once.",
 )
 @click.option(
@@ -76,6 +107,7 @@ def build(home: Home, sources: tuple[str, ...], as_json: bool, **options: Any) -
         device=options["device"],
         group_size=options["group_size"],
         workers=options["workers"],
+        memory_bytes=None if options["memory"] is None else parse_size(options["memory"]),
         message=options["message"],
         language=options["language"],
         take_over=options["take_over"],

@@ -13,7 +13,7 @@ from registry.base_model.architecture import (
     shapes_from_config,
 )
 from registry.base_model.chat import encode_example, encode_messages, encode_prompt, encode_text, stop_tokens
-from registry.base_model.devices import choose_device, choose_dtype, library_versions
+from registry.base_model.devices import choose_device, choose_devices, choose_dtype, library_versions
 from registry.base_model.identity import fingerprint, require_same
 from registry.base_model.loading import LoadedModel, load, load_tokenizer
 from registry.base_model.location import DEFAULT_ALIAS, ModelFiles, locate
@@ -27,6 +27,7 @@ __all__ = [
     "block_count",
     "block_count_of",
     "choose_device",
+    "choose_devices",
     "choose_dtype",
     "encode_example",
     "encode_messages",

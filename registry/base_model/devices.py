@@ -43,6 +43,22 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
+def choose_devices(names: str = "auto") -> tuple[str, ...]:
+    """Return the devices that ``names`` lists with commas between ("cuda:0,cuda:1"); "all" is every CUDA device.
+
+    A device may be listed more than once. Where there is no CUDA device, "all" is what "auto" is.
+
+    Raises:
+        UsageError: one is unknown or not available here.
+    """
+    import torch
+
+    if names == "all":
+        count = torch.cuda.device_count()
+        return tuple(f"cuda:{number}" for number in range(count)) if count else (choose_device("auto"),)
+    return tuple(choose_device(name.strip()) for name in names.split(","))
+
+
 def choose_dtype(name: str = "auto", device: str = "cpu") -> str:
     """Return "float32" or "bfloat16"; "auto" is what a short trial of the device's matrix product favours.
 
@@ -97,6 +113,7 @@ def _measured_dtype(device: str) -> str:
     return "bfloat16" if faster else "float32"
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

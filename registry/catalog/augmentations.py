@@ -62,6 +62,19 @@ def find_augmentations(
     return find_augmentations_by_request(session, dict.fromkeys(document_digests, request_digest))
 
 
+def answered_requests(session: Session, requests: Mapping[str, str]) -> set[str]:
+    """Return the documents of ``requests`` (document digest to request digest) whose request has an answer."""
+    answered: set[str] = set()
+    for chunk in chunked(requests):
+        rows = session.execute(
+            select(DocumentRow.digest, AugmentationRequestRow.request_digest)
+            .join(AugmentationRequestRow, AugmentationRequestRow.document_id == DocumentRow.id)
+            .where(DocumentRow.digest.in_(chunk))
+        )
+        answered |= {document for document, request in rows if requests[document] == request}
+    return answered
+
+
 def find_augmentations_by_request(session: Session, requests: Mapping[str, str]) -> dict[str, Augmentation]:
     """Return the augmentations that were made for ``requests`` (document digest to request digest).
 
@@ -69,9 +82,8 @@ def find_augmentations_by_request(session: Session, requests: Mapping[str, str])
     """
     found: dict[str, Augmentation] = {}
     for chunk in chunked(requests):
-        # Both lists narrow the search; which pairs belong together is decided here.
         documents = ids_by_digest(session, DocumentRow, chunk)
-        rows = session.execute(
+        query = (
             select(
                 DocumentRow.digest,
                 AugmentationRequestRow.request_digest,
@@ -86,9 +98,12 @@ def find_augmentations_by_request(session: Session, requests: Mapping[str, str])
             .join(AugmentationRequestRow, AugmentationRequestRow.document_id == DocumentRow.id)
             .join(AugmentationRow, AugmentationRow.id == AugmentationRequestRow.augmentation_id)
             .where(AugmentationRequestRow.document_id.in_(documents.values()))
-            .where(AugmentationRequestRow.request_digest.in_({requests[document] for document in chunk}))
         )
-        for document, request, generator, prompts_version, payload, *measured in rows:
+        asked = {requests[document] for document in chunk}
+        if len(asked) == 1:
+            # Two long lists would be tried out each with each; which belong together is decided below.
+            query = query.where(AugmentationRequestRow.request_digest == asked.pop())
+        for document, request, generator, prompts_version, payload, *measured in session.execute(query):
             if requests[document] == request:
                 rewrites, pairs = read_payload(payload)
                 found[document] = Augmentation(

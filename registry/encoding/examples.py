@@ -28,11 +28,25 @@ class Example:
         return len(self.ids) - self.loss_start
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedInput(EncodingInput):
+    """An input whose examples were built beforehand, under the same recipe."""
+
+    examples: tuple[Example, ...]
+
+
+def prepare(tokenizer: Any, recipe: Recipe, given: EncodingInput) -> PreparedInput:
+    """Build a document's examples now, so that ``build_examples`` has nothing to do when it is trained."""
+    return PreparedInput(given.document, given.augmentation, tuple(build_examples(tokenizer, recipe, given)))
+
+
 def build_examples(tokenizer: Any, recipe: Recipe, given: EncodingInput) -> list[Example]:
     """Return a document's examples in the recipe's order; never empty.
 
     A document for which no example of the recipe's kinds exists (no augmentation came) is taught its own text.
     """
+    if isinstance(given, PreparedInput):
+        return list(given.examples)
     document, augmentation = given.document, given.augmentation
     pairs = augmentation.pairs[: recipe.pairs]
     rewrites = augmentation.rewrites[: recipe.rewrites]

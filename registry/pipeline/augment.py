@@ -14,7 +14,7 @@ from registry.augmentation import (
     parse_augmenter,
 )
 from registry.base_model import load
-from registry.catalog.augmentations import add_augmentations, find_augmentations_by_request
+from registry.catalog.augmentations import add_augmentations, answered_requests
 from registry.catalog.builds import staged_documents
 from registry.catalog.chunks import chunked
 from registry.errors import UsageError
@@ -61,8 +61,8 @@ def augment(registry: Registry, build_id: int, augmenter: Augmenter, progress: P
     with registry.catalog.read() as session:
         for staged in chunked(staged_documents(session, build_id)):
             requests = {item.document.digest: augmenter.request_digest(item) for item in staged}
-            found = find_augmentations_by_request(session, requests)
-            missing += [digest for digest in requests if digest not in found]
+            answered = answered_requests(session, requests)
+            missing += [digest for digest in requests if digest not in answered]
     if missing:
         progress.start("augmenting", len(missing))
         at_once = 1 if augmenter.is_costly else STORE_COUNT

@@ -15,13 +15,12 @@ from typing import Literal
 import psutil
 
 from registry.augmentation import Augmenter
-from registry.base_model import choose_device, matrices_from_config
+from registry.base_model import choose_devices, matrices_from_config
 from registry.catalog.builds import BuildCounts, begin_build, finish_build, stage, staged_counts
 from registry.catalog.chunks import chunked
 from registry.catalog.versions import commit_version
 from registry.documents import ReadOptions, read_documents
 from registry.encoding.operations import operations
-from registry.encoding.pool import default_group_size
 from registry.errors import InputError, Interrupted, PragregError
 from registry.pipeline.augment import augment, make_augmenter
 from registry.pipeline.encode import (
@@ -35,6 +34,7 @@ from registry.pipeline.encode import (
 from registry.pipeline.opened import Registry, opened
 from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen, RecipeRequest, choose_recipe
+from registry.pipeline.sizing import Wanted
 from registry.records import PlacedDocument, Skipped, Version
 from registry.settings import DEFAULT_CORPUS, Home
 
@@ -45,7 +45,10 @@ CLOCK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What `pragreg build` was asked for; None means what the recipe or the machine says."""
+    """What `pragreg build` was asked for; None means what the recipe or the machine says.
+
+    ``device`` may name several with commas between, or "all". ``memory_bytes`` caps the processes that train.
+    """
 
     sources: tuple[str, ...]
     corpus: str = DEFAULT_CORPUS
@@ -56,6 +59,7 @@ class BuildRequest:
     device: str = "auto"
     group_size: int | None = None
     workers: int | None = None
+    memory_bytes: int | None = None
     message: str = ""
     language: str | None = None
     take_over: bool = False
@@ -110,11 +114,11 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
         chosen = choose_recipe(registry, request.corpus, request.recipe, request.augmenter, progress)
         with running_build(registry, request, chosen) as running:
             skipped = read_sources(registry, running.build_id, request, progress)
-            device = _device(request.device)
-            augmenter = make_augmenter(chosen, request.augmenter, device)
+            devices = _devices(request.device)
+            augmenter = make_augmenter(chosen, request.augmenter, devices[0])
             augment(registry, running.build_id, augmenter, progress)
             plan, totals, encode_wall_seconds = _encode(
-                registry, running.build_id, request, chosen, augmenter, device, progress
+                registry, running.build_id, request, chosen, augmenter, devices, progress
             )
             combine_packs(registry, request.corpus, running.build_id)
             with registry.catalog.write() as session:
@@ -269,8 +273,8 @@ def read_sources(registry: Registry, build_id: int, request: BuildRequest, progr
     return tuple(skipped)
 
 
-def _device(name: str) -> str:
-    return name if name == "cpu" else choose_device(name)  # choosing takes torch
+def _devices(names: str) -> tuple[str, ...]:
+    return ("cpu",) if names == "cpu" else choose_devices(names)  # choosing takes torch
 
 
 def _encode(
@@ -279,12 +283,12 @@ def _encode(
     request: BuildRequest,
     chosen: Chosen,
     augmenter: Augmenter,
-    device: str,
+    devices: tuple[str, ...],
     progress: Progress,
 ) -> tuple[AdapterPlan, EncodingTotals, float]:
     forget_lost_packs(registry, progress)
-    group_size = request.group_size or default_group_size(device)
-    plan = plan_adapters(registry, build_id, augmenter, chosen.recipe.digest, group_size)
+    plan = plan_adapters(registry, build_id, augmenter, chosen.recipe.digest)
+    wanted = Wanted(devices, request.workers, request.group_size, request.memory_bytes)
     started = time.perf_counter()
-    totals = encode(registry, build_id, chosen, augmenter, plan, device, request.workers, progress)
+    totals = encode(registry, build_id, chosen, augmenter, plan, wanted, progress)
     return plan, totals, time.perf_counter() - started

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from registry.augmentation import AugmentationReport, Augmenter
-from registry.base_model import shapes_from_config
 from registry.catalog.adapters import (
     add_pack,
     find_adapters,
@@ -20,31 +22,48 @@ from registry.catalog.augmentations import find_augmentations_by_request
 from registry.catalog.builds import staged_counts, staged_documents
 from registry.catalog.chunks import chunked
 from registry.catalog.versions import assign_adapters
-from registry.encoding.pool import Group, Work, default_workers, encode_groups
+from registry.encoding.pool import Group, encode_groups
 from registry.errors import NotFoundError
 from registry.pipeline.opened import Registry
 from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen
+from registry.pipeline.sizing import Wanted, size_groups
 from registry.records import AdapterLocation, EncodedAdapter, EncodingInput
-from registry.store.layout import AdapterLayout
 
 CHUNK_DOCUMENTS = 1000
+SAMPLE_DOCUMENTS = 32
+"""Of how many documents, evenly spread over the sizes, the examples are looked at before training."""
+WRITES_BEHIND = 2
+"""Finished groups that may wait to be written; a worker that has more waits."""
 SMALL_PACK_SHARE = 0.25
 """Packs of a corpus below this share of the pack size are combined at the end of a build."""
 
 
 @dataclass
 class AdapterPlan:
-    """What a build finds before it trains: groups of missing documents, and what the catalog has already.
+    """What a build finds before it trains: what is missing, and what the catalog has already.
 
-    Groups are cut from all documents in order of their size, and only then are those that are there left out, so that
-    a build that was interrupted trains the same groups when it goes on.
+    ``missing`` are the documents without an adapter and their places among all ``documents``, which are in order of
+    their size; ``sample`` are some of all documents.
     """
 
-    groups: list[tuple[str, ...]] = field(default_factory=list)
-    reused: int = 0
-    missing: int = 0
+    documents: int = 0
+    missing: list[tuple[int, str]] = field(default_factory=list)
+    sample: list[str] = field(default_factory=list)
     augmentations: AugmentationReport = field(default_factory=AugmentationReport)
+
+    @property
+    def reused(self) -> int:
+        """How many documents have an adapter."""
+        return self.documents - len(self.missing)
+
+    def groups(self, size: int) -> list[tuple[str, ...]]:
+        """Cut all documents into groups of ``size``, and return of each what is missing, if anything is.
+
+        So a build that was interrupted trains the same groups when it goes on.
+        """
+        cut = groupby(self.missing, key=lambda item: item[0] // size)
+        return [tuple(document for _, document in group) for _, group in cut]
 
 
 @dataclass
@@ -58,43 +77,39 @@ class EncodingTotals:
     first_loss: float = 0.0
     last_loss: float = 0.0
 
-    def add(self, adapters: Sequence[EncodedAdapter]) -> None:
-        """Count a finished group."""
+    def add(self, adapters: Sequence[EncodedAdapter], size_bytes: int) -> None:
+        """Count a finished group, whose adapters have so many bytes together."""
+        self.size_bytes += size_bytes
         for adapter in adapters:
             self.trained += 1
-            self.size_bytes += len(adapter.data)
             self.examples += adapter.training.examples
             self.tokens += adapter.training.tokens
             self.first_loss += adapter.training.first_loss
             self.last_loss += adapter.training.last_loss
 
 
-def plan_adapters(
-    registry: Registry, build_id: int, augmenter: Augmenter, recipe_digest: str, group_size: int
-) -> AdapterPlan:
-    """Look up every staged document's adapter, give the build those that are there, and group the rest."""
+def plan_adapters(registry: Registry, build_id: int, augmenter: Augmenter, recipe_digest: str) -> AdapterPlan:
+    """Look up every staged document's adapter, give the build those that are there, and list the others."""
     plan = AdapterPlan()
     with registry.catalog.read() as session:
-        documents = staged_counts(session, build_id).documents
-    chunk = max(1, CHUNK_DOCUMENTS // group_size) * group_size  # groups never straddle two chunks
+        apart = max(1, staged_counts(session, build_id).documents // SAMPLE_DOCUMENTS)
     found: list[tuple[str, str]] = []
     with registry.catalog.read() as session:
-        for staged in chunked(staged_documents(session, build_id), chunk):
+        for staged in chunked(staged_documents(session, build_id), CHUNK_DOCUMENTS):
             requests = {item.document.digest: augmenter.request_digest(item) for item in staged}
             augmentations = find_augmentations_by_request(session, requests)
             pairs = [(document, augmentations[document].digest) for document in requests]
             adapters = find_adapters(session, recipe_digest, pairs)
-            found += [
-                (document, adapters[document, digest]) for document, digest in pairs if (document, digest) in adapters
-            ]
+            for place, pair in enumerate(pairs, plan.documents):
+                if pair in adapters:
+                    found.append((pair[0], adapters[pair]))
+                else:
+                    plan.missing.append((place, pair[0]))
+                if place % apart == 0:
+                    plan.sample.append(pair[0])
             for augmentation in augmentations.values():
                 plan.augmentations.add(augmentation)
-            for group in chunked(pairs, group_size):
-                missing = tuple(pair[0] for pair in group if pair not in adapters)
-                if missing:
-                    plan.groups.append(missing)
-    plan.reused = len(found)
-    plan.missing = documents - plan.reused
+            plan.documents += len(pairs)
     for part in chunked(found, 10 * CHUNK_DOCUMENTS):
         with registry.catalog.write() as session:
             assign_adapters(session, build_id, part)
@@ -122,30 +137,46 @@ def encode(
     chosen: Chosen,
     augmenter: Augmenter,
     plan: AdapterPlan,
-    device: str,
-    workers: int | None,
+    wanted: Wanted,
     progress: Progress,
 ) -> EncodingTotals:
-    """Train the missing adapters; each finished group is in a pack and in the catalog before the next is waited for."""
+    """Train the missing adapters; each finished group is put into a pack and into the catalog behind the training."""
     totals = EncodingTotals()
-    if not plan.groups:
+    if not plan.missing:
         return totals
-    recipe = chosen.recipe
-    shapes = shapes_from_config(chosen.files.folder, recipe.targets, recipe.first_layer)
-    work = Work(chosen.files, recipe, AdapterLayout.of(shapes, recipe.rank, recipe.adapter_dtype), device)
-    count = workers if workers is not None else min(default_workers(device), len(plan.groups))
-    progress.start("encoding", plan.missing)
-    groups = (_inputs(registry, build_id, augmenter, group) for group in plan.groups)
-    with closing(encode_groups(work, groups, count)) as finished:
+    progress.start("encoding", len(plan.missing))
+    sample = _inputs(registry, build_id, augmenter, plan.sample)
+    sizing = size_groups(chosen, wanted, sample, len(plan.missing), progress)
+    groups = (_inputs(registry, build_id, augmenter, group) for group in plan.groups(sizing.group_size))
+    writes: deque[Future[tuple[list[EncodedAdapter], int]]] = deque()
+
+    def report() -> None:
+        adapters, size_bytes = writes.popleft().result()
+        totals.add(adapters, size_bytes)
+        progress.advance(len(adapters), note=f"loss {totals.last_loss / totals.trained:.2f}")
+
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="writing") as writer,
+        closing(encode_groups(sizing.work, groups, len(sizing.devices), sizing.devices)) as finished,
+    ):
         for adapters in finished:
-            pack = registry.packs.write((adapter.digest, adapter.data) for adapter in adapters)
-            with registry.catalog.write() as session:
-                add_pack(session, pack, [replace(adapter, data=b"") for adapter in adapters], build_id)
-                assign_adapters(session, build_id, {item.document_digest: item.digest for item in adapters})
-            totals.add(adapters)
-            progress.advance(len(adapters), note=f"loss {totals.last_loss / totals.trained:.2f}")
+            writes.append(writer.submit(_write, registry, build_id, adapters))
+            while writes and (len(writes) > WRITES_BEHIND or writes[0].done()):
+                report()
+        while writes:
+            report()
     progress.done()
     return totals
+
+
+def _write(registry: Registry, build_id: int, adapters: Sequence[EncodedAdapter]) -> tuple[list[EncodedAdapter], int]:
+    """Put a finished group into a pack, and then into the catalog; return it without its bytes, and their number."""
+    pack = registry.packs.write((adapter.digest, adapter.data) for adapter in adapters)
+    known = [replace(adapter, data=b"") for adapter in adapters]
+    with registry.catalog.write() as session:
+        add_pack(session, pack, known, build_id)
+        assign_adapters(session, build_id, {item.document_digest: item.digest for item in known})
+    return known, sum(len(adapter.data) for adapter in adapters)
 
 
 def _inputs(registry: Registry, build_id: int, augmenter: Augmenter, group: Sequence[str]) -> Group:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from registry.base_model import LoadedModel, linear_shapes, load, locate
+from registry.base_model import LoadedModel, ModelFiles, linear_shapes, load, locate
 from registry.encoding.examples import build_examples, plan_steps
 from registry.encoding.stack import initial_parameters
 from registry.recipe import Recipe
@@ -65,6 +65,12 @@ def recipe() -> Recipe:
         dtype="float32",
         pairs=9,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    """The located files of the tiny Llama."""
+    return locate(str(tiny_model_path), models_path=tmp_path_factory.mktemp("models"))
 
 
 def layout_of(loaded: LoadedModel, recipe: Recipe) -> AdapterLayout:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import registry
 from registry.catalog import schema
+from registry.documents import ReadOptions
+from registry.pipeline.build import BuildRequest, BuildSummary, build
+from registry.pipeline.progress import Silent
+from registry.pipeline.recipes import RecipeRequest
 from registry.settings import Home, create_home
 
 ROOT = Path(registry.__file__).parents[1]
@@ -73,3 +78,30 @@ def write_sample(folder: Path) -> Sample:
     for path, rows in ((files.documents, records), (files.augmentations, augmentations), (files.questions, questions)):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return files
+
+
+@pytest.fixture
+def run_build(home: Home, sample: Sample, tiny_model_path: Path) -> Callable[..., BuildSummary]:
+    """A function that builds the sample corpus with the tiny model; keywords change the request."""
+
+    def run(
+        *,
+        home: Home = home,
+        progress: Silent | None = None,
+        settings: dict[str, object] | None = None,
+        **changes: object,
+    ) -> BuildSummary:
+        request = BuildRequest(
+            sources=(str(sample.documents),),
+            read=ReadOptions(),
+            recipe=RecipeRequest(
+                base_model=str(tiny_model_path), dtype="float32", settings={"epochs": 3, "rank": 2} | (settings or {})
+            ),
+            augmenter=f"import:{sample.augmentations}",
+            device="cpu",
+            group_size=2,
+            workers=1,
+        )
+        return build(home, replace(request, **changes), progress or Silent())  # type: ignore[arg-type]
+
+    return run

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.catalog.builds import begin_build
 from registry.catalog.members import members
-from registry.documents import ReadOptions
 from registry.errors import BusyError, InputError, Interrupted, NotFoundError, UsageError
-from registry.pipeline.build import BuildRequest, BuildSummary, build
+from registry.pipeline.build import BuildSummary
 from registry.pipeline.opened import opened
 from registry.pipeline.progress import Silent
-from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.search import search
 from registry.settings import Home
 from tests.pipeline.conftest import TEXTS, Sample
@@ -188,8 +185,8 @@ def test_stopping_keeps_what_was_finished(home: Home, run_build: Builder, sample
     with pytest.raises(Interrupted):
         run_build(progress=Stopping())
     summary = run_build()
-    assert summary.reused == 2
-    assert summary.trained == sample.count - 2
+    assert 2 <= summary.reused < sample.count
+    assert summary.trained == sample.count - summary.reused
 
 
 def test_an_imported_corpus_asks_for_its_file_again(run_build: Builder) -> None:
@@ -209,30 +206,3 @@ def test_every_title_is_found_by_its_own_words(home: Home, run_build: Builder) -
     for title, text in TEXTS.values():
         _, hits = search(home, "default", f"{title}: {text}", 1)
         assert hits[0].document.title == title
-
-
-@pytest.fixture
-def run_build(home: Home, sample: Sample, tiny_model_path: Path) -> Builder:
-    """A function that builds the sample corpus with the tiny model; keywords change the request."""
-
-    def run(
-        *,
-        home: Home = home,
-        progress: Silent | None = None,
-        settings: dict[str, object] | None = None,
-        **changes: object,
-    ) -> BuildSummary:
-        request = BuildRequest(
-            sources=(str(sample.documents),),
-            read=ReadOptions(),
-            recipe=RecipeRequest(
-                base_model=str(tiny_model_path), dtype="float32", settings={"epochs": 3, "rank": 2} | (settings or {})
-            ),
-            augmenter=f"import:{sample.augmentations}",
-            device="cpu",
-            group_size=2,
-            workers=1,
-        )
-        return build(home, replace(request, **changes), progress or Silent())  # type: ignore[arg-type]
-
-    return run
