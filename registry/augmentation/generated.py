@@ -107,7 +107,7 @@ class _SelfAugmenter:
         pass
 
     def augment(self, documents: Sequence[StagedDocument]) -> Iterator[Augmentation]:
-        """Write about the long ones first: rows of like length go together, and the last, when few are left, are short."""
+        """Write about the long ones first: like lengths go together, and the last, when few are left, are short."""
         if documents:
             ordered = sorted(documents, key=lambda staged: len(staged.document.text), reverse=True)
             yield from self._completer.run(self._write(_Job(staged, self._settings)) for staged in ordered)
