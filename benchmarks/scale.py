@@ -3,6 +3,7 @@
 Builds invented corpora with imported question-answer pairs and a tiny random Llama, each through the command line and
 into a registry home of its own; then builds the same again without a change, and once more into another home with a
 SIGKILL when half of the adapters are in the catalog. The model is so small that everything around the training shows.
+Encoding is counted from the first finished group to the last, the whole build with starting Python and loading.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import text
 
 from benchmarks.machine import header
 from registry.catalog import schema
@@ -32,6 +35,7 @@ from registry.settings import Home, create_home
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_SECONDS = 0.05
+FINISHED = "SELECT created_at FROM adapters ORDER BY created_at"
 PLACES = ["harbour", "mill", "ferry", "lantern", "orchard", "quarry", "bridge", "weir", "chapel", "market"]
 NAMES = ["Ostrel", "Tarn", "Varn", "Quill", "Brom", "Sarn", "Ense", "Tamsin", "Marsh", "Bellhaven"]
 THINGS = ["salt", "wool", "barley", "oil", "honey", "iron", "glass", "rope", "slate", "amber"]
@@ -67,12 +71,12 @@ def write_corpus(folder: Path, count: int, seed: int) -> Corpus:
                 f"In {chance.randrange(1100, 1990)} it stored {chance.randrange(2, 999)} {chance.choice(THINGS)} loads."
                 for _ in range(chance.randrange(5, 9))
             ]
-            text = f"The {place} of {name} was founded for {chance.choice(THINGS)}. {' '.join(facts)}"
+            passage = f"The {place} of {name} was founded for {chance.choice(THINGS)}. {' '.join(facts)}"
             pairs = [
                 {"question": f"What did the {place} of {name} store first?", "answer": facts[0].split()[-2]},
                 {"question": f"Which year comes first for {name}?", "answer": facts[0].split()[1]},
             ]
-            documents.write(json.dumps({"id": str(number), "title": f"{place} of {name}", "text": text}) + "\n")
+            documents.write(json.dumps({"id": str(number), "title": f"{place} of {name}", "text": passage}) + "\n")
             augmentations.write(
                 json.dumps({"document_id": str(number), "generator": "made", "rewrites": [], "qa": pairs}) + "\n"
             )
@@ -171,6 +175,14 @@ def kill_at_half(home: Home, corpus: Corpus, model: Path, count: int, more: list
     process.wait()
 
 
+def steady_seconds(home: Home) -> float:
+    """Return the seconds a document from the first finished group to the last, without the start of the workers."""
+    with open_catalog(home.catalog_url) as catalog, catalog.read() as session:
+        moments = [datetime.fromisoformat(str(moment)) for (moment,) in session.execute(text(FINISHED))]
+    later = sum(moment > moments[0] for moment in moments)
+    return (moments[-1] - moments[0]).total_seconds() / later
+
+
 def measure(count: int, model: Path | None, more: list[str], *, interrupt: bool) -> tuple[str, float]:
     """Return the line of the table for ``count`` documents, and the encoding's seconds a document."""
     with tempfile.TemporaryDirectory(prefix="pragreg-scale-") as name:
@@ -191,10 +203,8 @@ def measure(count: int, model: Path | None, more: list[str], *, interrupt: bool)
             if rest.record["digest"] != built.record["digest"]:
                 raise SystemExit("the interrupted build ended with another digest")
             encoding = rest.record["encode_wall_seconds"]
-            resumed = (
-                f"{rest.seconds:.1f} ({rest.seconds - encoding:.1f} + {encoding:.1f} for {rest.record['trained']:,})"
-            )
-        encode_seconds = built.record["encode_wall_seconds"] / count
+            resumed = f"{rest.seconds - encoding:.1f} + {encoding:.1f} for {rest.record['trained']:,}"
+        encode_seconds = steady_seconds(first)
         cells = [
             f"{count:,}",
             f"{1e3 * encode_seconds:.2f}",
@@ -216,7 +226,8 @@ def main() -> None:
     parser.add_argument("build", nargs="*", help="options for the builds, after --, such as -- --workers 1")
     arguments = parser.parse_args()
     print(header(), "\n", sep="")
-    print("| documents | ms a document, encoding | whole build | parent MB | workers MB | no change s | resumed s |")
+    print("| documents | ms a document, encoding | whole build | parent MB | workers MB | no change s |", end="")
+    print(" resumed s: all but training + training |")
     print("|---|---|---|---|---|---|---|", flush=True)
     seconds = []
     for count in arguments.documents:
