@@ -28,7 +28,7 @@ PARTS = {
     "norms and residual sums": ("rms_norm", "add_rms_norm", "rms_norm_backward"),
     "activation, and the adapters beside it": ("swiglu", "swiglu_backward"),
     "the adapters' other products": ("low_product", "add_product", "product_backward", "low_backward"),
-    "attention: rotation and layout": ("spread_queries", "spread_keys", "collect_queries", "collect_keys"),
+    "attention: rotation and layout": ("spread", "spread_slope", "collect", "collect_slopes"),
     "attention: softmax": ("softmax", "softmax_backward"),
     "cross-entropy": ("cross_entropy",),
     "optimiser": ("adamw",),

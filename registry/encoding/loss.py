@@ -7,7 +7,7 @@ from torch import Tensor
 
 from registry.encoding.kernels import Kernels, Memory
 
-CHUNK_BYTES = {"cpu": 32 * 2**20}
+CHUNK_BYTES = {"cpu": 128 * 2**20}
 ACCELERATOR_CHUNK_BYTES = 512 * 2**20
 """How much of the logits exists at one time."""
 

@@ -21,7 +21,7 @@ ACCELERATOR_PASS_TOKENS = 32768
 """Tokens of one pass through the model: enough for its products to run at full speed, and no more memory than that."""
 SHARED_TOKENS = 8
 """A shared beginning has at least so many tokens: each is a segment of its own to attend."""
-WASTED_SHARE = 0.3
+WASTED_SHARE = 0.1
 """Segments attend in one batch while less than this share of their scores belongs to padding."""
 KEY_MULTIPLE = 16
 """Keys of a batch are padded to a multiple of a vector's length."""

@@ -16,7 +16,6 @@ from registry.encoding.packing import Packing, Segment
 from registry.encoding.stack import Adapted
 
 _F = np.float32
-_NO_ROTATION = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +90,30 @@ class ProcessorKernels:
         values = memory.take(f"values {own}", (tables.keys * heads.keys, width), dtype)
         weights = memory.take(f"weights {own}", (tables.scores * heads.queries,), dtype)
         found = memory.take("attended", (tables.queries * heads.queries, width), dtype)
-        rows, segments = _array(qkv), tables.segments
-        cosine, sine = heads.cosine.numpy(), heads.sine.numpy()
-        spread = (heads.queries, width)
-        compiled.spread_queries(rows, *spread, cosine, sine, _F(heads.scale), segments, _array(queries.view(-1)))
-        first = heads.queries * width
-        compiled.spread_keys(rows, first, heads.keys, width, cosine, sine, segments, _array(keys.view(-1)))
-        first += heads.keys * width
-        flat = _array(values.view(-1))
-        compiled.spread_keys(rows, first, heads.keys, width, _NO_ROTATION, _NO_ROTATION, segments, flat)
+        segments, shape = tables.segments, (heads.queries, heads.keys, width)
+        rotation = (heads.cosine.numpy(), heads.sine.numpy(), _F(heads.scale))
+        laid = [_array(tensor.view(-1)) for tensor in (queries, keys, values)]
+        compiled.spread(_array(qkv), *shape, *rotation, segments, *laid)
         saved = _Saved(packing, heads, tables, queries, keys, values, weights)
         for q, k, _, w in _buckets(saved, queries, keys, values, weights):
             torch.bmm(q, k.transpose(1, 2), out=w)
         compiled.softmax(_array(weights), heads.queries, segments)
         for o, _, v, w in _buckets(saved, found, keys, values, weights):
             torch.bmm(w, v, out=o)
-        flat = _array(found.view(-1))
-        compiled.collect_queries(flat, *spread, _NO_ROTATION, _NO_ROTATION, _F(1), segments, _array(out))
+        compiled.collect(_array(found.view(-1)), heads.queries, width, segments, _array(out))
         return saved if layer is not None else None
 
     def attention_backward(self, slope: Tensor, saved: Any, into: Tensor, memory: Memory) -> None:
         assert isinstance(saved, _Saved)
         heads, tables, dtype, width = saved.heads, saved.tables, slope.dtype, saved.heads.width
-        segments, spread = tables.segments, (heads.queries, width)
-        cosine, sine = heads.cosine.numpy(), heads.sine.numpy()
+        segments, shape = tables.segments, (heads.queries, heads.keys, width)
+        rotation = (heads.cosine.numpy(), heads.sine.numpy(), _F(heads.scale))
         above = memory.take("attended", tuple(saved.queries.shape), dtype)
         of_queries = memory.take("queries slope", tuple(saved.queries.shape), dtype)
         of_keys = memory.take("keys slope", tuple(saved.keys.shape), dtype)
         of_values = memory.take("values slope", tuple(saved.values.shape), dtype)
         of_weights = memory.take("weights slope", tuple(saved.weights.shape), dtype)
-        flat = _array(above.view(-1))
-        compiled.spread_queries(_array(slope), *spread, _NO_ROTATION, _NO_ROTATION, _F(1), segments, flat)
+        compiled.spread_slope(_array(slope), heads.queries, width, segments, _array(above.view(-1)))
         known = list(_buckets(saved, saved.queries, saved.keys, saved.values, saved.weights))
         slopes = list(_buckets(saved, of_queries, of_keys, of_values, of_weights))
         outer = [o for o, *_ in _buckets(saved, above, saved.keys, saved.values, saved.weights)]
@@ -132,16 +124,9 @@ class ProcessorKernels:
         for (q, k, _, _), (dq, dk, _, dw) in zip(known, slopes, strict=True):
             torch.bmm(dw, k, out=dq)
             torch.bmm(dw.transpose(1, 2), q, out=dk)
-        rows = _array(into)
-        flat = _array(of_queries.view(-1))
-        compiled.collect_queries(flat, *spread, cosine, sine, _F(heads.scale), segments, rows)
-        following = (segments, tables.followers, tables.starts, rows)
-        first = heads.queries * width
-        flat = _array(of_keys.view(-1))
-        compiled.collect_keys(flat, first, heads.keys, width, cosine, sine, *following)
-        first += heads.keys * width
-        flat = _array(of_values.view(-1))
-        compiled.collect_keys(flat, first, heads.keys, width, _NO_ROTATION, _NO_ROTATION, *following)
+        found = [_array(tensor.view(-1)) for tensor in (of_queries, of_keys, of_values)]
+        following = (segments, tables.followers, tables.starts)
+        compiled.collect_slopes(*found, *shape, *rotation, *following, _array(into))
 
     def cross_entropy(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         losses = torch.empty(len(logits))
