@@ -27,8 +27,8 @@ HIDDEN_COPIES, INTERMEDIATE_COPIES, SCORE_COPIES = 10, 3, 3
 attention scores (of every head, with each token of its example)."""
 LONGEST_SCORED = 1024
 """Of longer examples the scores are not kept but computed again."""
-HEAD_COPIES, HEAD_POSITIONS = 4, 256
-"""Chunks of logits that exist at one time, and the positions of a chunk."""
+LOGITS_BYTES = 200_000_000
+"""The chunk of logits that exists at one time, and the hidden states beside it."""
 STACK_COPIES = 4
 """Of an adapter's elements in float32: parameters, gradients and the optimiser's two states."""
 STEP_COPIES = 4
@@ -114,10 +114,10 @@ def workload(recipe: Recipe, examples: Sequence[Sequence[Example]]) -> Workload:
     )
 
 
-def needs(size: ModelSize, recipe: Recipe, layout: AdapterLayout, load: Workload, device: str) -> Needs:
+def needs(
+    size: ModelSize, recipe: Recipe, layout: AdapterLayout, load: Workload, device: str, pass_tokens: int
+) -> Needs:
     """Return how much memory of ``device`` a worker needs at most. ``recipe`` is complete."""
-    from registry.encoding.packing import pass_tokens
-
     number_bytes = 2 if recipe.dtype == "bfloat16" else 4
     weights = number_bytes * size.parameters
     if not device.startswith("cuda") and size.file_bytes > 1.1 * weights:
@@ -125,17 +125,15 @@ def needs(size: ModelSize, recipe: Recipe, layout: AdapterLayout, load: Workload
     scores = 0.0 if device.startswith("cuda") else SCORE_COPIES * size.heads * load.beside
     token = HIDDEN_COPIES * size.hidden + INTERMEDIATE_COPIES * size.intermediate + scores
     # Of the blocks below the first adapter nothing is kept; what one of them needs for a moment is the one more.
-    kept = max(pass_tokens(device), load.longest) * token * (max(0, size.layers - recipe.first_layer) + 1)
-    fixed = PROCESS_BYTES + weights + number_bytes * (kept + HEAD_COPIES * HEAD_POSITIONS * size.vocabulary)
+    kept = max(pass_tokens, load.longest) * token * (max(0, size.layers - recipe.first_layer) + 1)
+    fixed = PROCESS_BYTES + weights + number_bytes * kept + LOGITS_BYTES
     lower = number_bytes * size.hidden * load.document if recipe.first_layer else 0
     return Needs(fixed=int(fixed), document=4 * (STACK_COPIES + STEP_COPIES) * layout.elements + lower)
 
 
-def filling(load: Workload, device: str) -> int:
-    """Return how many documents, a power of two, a step of which goes through the model in one pass on ``device``."""
-    from registry.encoding.packing import pass_tokens
-
-    return min(MOST_DOCUMENTS, max(1, _power_of_two(pass_tokens(device) / load.step)))
+def filling(load: Workload, pass_tokens: int) -> int:
+    """Return how many documents, a power of two, a step of which goes through the model in one pass."""
+    return min(MOST_DOCUMENTS, max(1, _power_of_two(pass_tokens / load.step)))
 
 
 def machine_bytes(device: str) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from registry.base_model import LoadedModel
 from registry.encoding.kernels import FeedForward, Heads, Kernels, LowRank, Memory
-from registry.encoding.packing import Packing, Row, pass_tokens, passes
+from registry.encoding.packing import Packing, Row, passes
 from registry.encoding.stack import AdapterStack
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -136,8 +136,10 @@ class Decoder:
         self._last: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def prepare(self, rows: Sequence[Row]) -> None:
+    def prepare(self, rows: Sequence[Row], most: int) -> None:
         """Run all rows of a group through the frozen blocks below the first adapter, once for all epochs.
+
+        At most ``most`` tokens go through at once.
 
         Their places among the group's tokens are ``first`` of each row and those after it.
         """
@@ -150,7 +152,7 @@ class Decoder:
         )
         # Without adapters no token depends on the document, so rows of all documents share their beginnings.
         anonymous = [Row(0, row.ids, row.first) for row in sorted(rows, key=lambda row: row.ids)]
-        for part in passes([len(row.ids) for row in anonymous], pass_tokens(self._loaded.device)):
+        for part in passes([len(row.ids) for row in anonymous], most):
             batch = anonymous[part]
             packing = Packing(batch, self._loaded.device, self._embedding.dtype)
             x, more = self._run(self._blocks[: self._first_layer], self._embedding[packing.ids], packing, keep=False)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CPU_PASS_TOKENS = 2560
-ACCELERATOR_PASS_TOKENS = 32768
-"""Tokens of one pass through the model: enough for its products to run at full speed, and no more memory than that."""
+CPU_PASS_TOKENS = (4096, 2048, 1024, 512)
+ACCELERATOR_PASS_TOKENS = (32768,)
+"""Tokens of one pass through the model, the fastest first: more of them gain nothing, fewer take less memory."""
 SHARED_TOKENS = 8
 """A shared beginning has at least so many tokens: each is a segment of its own to attend."""
 WASTED_SHARE = 0.1
@@ -227,8 +227,8 @@ def _common(one: tuple[int, ...], other: tuple[int, ...], most: int | None) -> i
     return min(len(one[:most]), len(other))
 
 
-def pass_tokens(device: str) -> int:
-    """Return how many tokens one pass takes on ``device``."""
+def pass_tokens(device: str) -> tuple[int, ...]:
+    """Return how many tokens one pass on ``device`` takes at most, the fastest first and what fits into memory last."""
     return CPU_PASS_TOKENS if device == "cpu" else ACCELERATOR_PASS_TOKENS
 
 

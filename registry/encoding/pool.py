@@ -40,7 +40,8 @@ RAISE_AFTER = 8
 class Work:
     """What every group of one build shares: the base model's files, the recipe, the adapters' layout, the device.
 
-    ``group_limit`` is how many documents a worker trains at once to begin with (None: whole groups).
+    ``group_limit`` is how many documents a worker trains at once to begin with (None: whole groups), ``pass_tokens``
+    how many tokens go through the model at once (None: what is fastest).
     """
 
     files: ModelFiles
@@ -48,16 +49,12 @@ class Work:
     layout: AdapterLayout
     device: str
     group_limit: int | None = None
+    pass_tokens: int | None = None
 
 
 def default_workers(device: str) -> int:
     """Return how many processes encode: one per usable core on a CPU (measured fastest and steadiest), else one."""
     return len(os.sched_getaffinity(0)) if device == "cpu" and hasattr(os, "sched_getaffinity") else 1
-
-
-def default_group_size(device: str) -> int:
-    """Return how many documents are trained at once: few on a CPU, where more gain little, many on a GPU."""
-    return 8 if device == "cpu" else 64
 
 
 def encode_groups(
@@ -253,7 +250,7 @@ class Encoder:
 
         work = self._work
         try:
-            return encode_group(self._loaded, work.recipe, work.layout, group)
+            return encode_group(self._loaded, work.recipe, work.layout, group, pass_tokens=work.pass_tokens)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise

@@ -24,7 +24,8 @@ from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.kernels import Memory, kernels_for
 from registry.encoding.library import library_blocks
 from registry.encoding.loss import head_loss
-from registry.encoding.packing import Packing, Row, pass_tokens, passes, send
+from registry.encoding.packing import Packing, Row, passes, send
+from registry.encoding.packing import pass_tokens as fastest_passes
 from registry.encoding.stack import AdapterStack
 from registry.errors import EncodingError, IntegrityError
 from registry.recipe import Recipe
@@ -55,9 +56,16 @@ class _Losses:
 
 
 def encode_group(
-    loaded: LoadedModel, recipe: Recipe, layout: AdapterLayout, inputs: Sequence[EncodingInput]
+    loaded: LoadedModel,
+    recipe: Recipe,
+    layout: AdapterLayout,
+    inputs: Sequence[EncodingInput],
+    *,
+    pass_tokens: int | None = None,
 ) -> list[EncodedAdapter]:
     """Train one adapter for each of ``inputs``, all at once, and return them in that order.
+
+    ``pass_tokens`` go through the model at once at most; by default what is fastest.
 
     In fp32 each equals the one trained alone to about 1e-5 relative norm: only the order of sums differs.
 
@@ -69,7 +77,7 @@ def encode_group(
     examples = [build_examples(loaded.tokenizer, recipe, given) for given in inputs]
     plans = [plan_steps(recipe, given.document.digest, len(own)) for given, own in zip(inputs, examples, strict=True)]
     stack = AdapterStack(layout, recipe, [len(plan) for plan in plans], loaded.device, kernels_for(loaded.device))
-    losses = _train(loaded, recipe, layout, stack, examples, plans)
+    losses = _train(loaded, recipe, layout, stack, examples, plans, pass_tokens)
     elapsed = (time.perf_counter() - started) / len(inputs)
     stored = torch.bfloat16 if recipe.adapter_dtype == "bfloat16" else torch.float32
     bodies = stack.bodies(stored)
@@ -133,17 +141,24 @@ class Blocks(Protocol):
 
 @contextmanager
 def _blocks(
-    loaded: LoadedModel, recipe: Recipe, layout: AdapterLayout, stack: AdapterStack, rows: Sequence[Row], memory: Memory
+    loaded: LoadedModel,
+    recipe: Recipe,
+    layout: AdapterLayout,
+    stack: AdapterStack,
+    memory: Memory,
+    rows: Sequence[Row],
+    most: int,
+    *,
+    recompute: bool,
 ) -> Iterator[Blocks]:
     if not is_supported(loaded.model):
         with library_blocks(loaded, layout, stack, recipe.scale) as blocks:
             yield blocks
         return
-    _, recompute = tokens_of_a_pass(loaded)
     decoder = Decoder(
         loaded, stack, recipe.scale, recipe.first_layer, kernels_for(loaded.device), memory, recompute=recompute
     )
-    decoder.prepare(rows)
+    decoder.prepare(rows, most)
     yield decoder
 
 
@@ -154,6 +169,7 @@ def _train(
     stack: AdapterStack,
     examples: Sequence[Sequence[Example]],
     plans: Sequence[Sequence[Sequence[int]]],
+    pass_tokens: int | None,
 ) -> _Losses:
     count = len(examples)
     sums: list[list[float]] = [[] for _ in range(count)]
@@ -164,8 +180,9 @@ def _train(
         rows.append([Row(member, example.ids, start) for example, start in zip(own, starts, strict=False)])
         first = starts[-1]
     memory = _memory(loaded)
-    most, _ = tokens_of_a_pass(loaded)
-    with _blocks(loaded, recipe, layout, stack, [row for own in rows for row in own], memory) as blocks:
+    most, recompute = tokens_of_a_pass(loaded, pass_tokens)
+    everything = [row for own in rows for row in own]
+    with _blocks(loaded, recipe, layout, stack, memory, everything, most, recompute=recompute) as blocks:
         for number in range(max(len(plan) for plan in plans)):
             active = [member for member in range(count) if number < len(plans[member])]
             batch = [step for member in active for step in _rows(rows[member], examples[member], plans[member][number])]
@@ -184,13 +201,15 @@ def _train(
     )
 
 
-def tokens_of_a_pass(loaded: LoadedModel) -> tuple[int, bool]:
+def tokens_of_a_pass(loaded: LoadedModel, wanted: int | None = None) -> tuple[int, bool]:
     """Return how many tokens go through the model at once, and whether blocks are run again for the backward pass.
+
+    On a CPU as many as are ``wanted``, or as are fastest.
 
     On a CUDA device by its memory, less the model's: the same on every device of that kind. Blocks are run again only
     where too few tokens would fit otherwise.
     """
-    most = pass_tokens(loaded.device)
+    most = wanted or fastest_passes(loaded.device)[0]
     if not loaded.device.startswith("cuda") or not is_supported(loaded.model):
         return most, False
     total = torch.cuda.get_device_properties(loaded.device).total_memory

@@ -15,9 +15,9 @@ from registry.base_model import Matrices, choose_device, matrices_from_config, m
 from registry.catalog import schema
 from registry.catalog.builds import StagedCounts, staged_counts, staged_documents
 from registry.catalog.speed import measured_speed
+from registry.encoding.budget import Workload, filling, model_size, needs
 from registry.encoding.operations import operations, operations_needed
 from registry.encoding.packing import pass_tokens
-from registry.encoding.pool import default_group_size, default_workers
 from registry.errors import UsageError
 from registry.pipeline.augment import make_augmenter
 from registry.pipeline.build import BuildRequest, read_sources, running_build
@@ -25,11 +25,12 @@ from registry.pipeline.counts import Counts, count
 from registry.pipeline.opened import Registry, opened
 from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen, complete_recipe, record_recipe
+from registry.pipeline.sizing import Wanted, divide
 from registry.records import Skipped
 from registry.settings import Home, create_home
 from registry.store.layout import AdapterLayout
 
-EFFICIENCY = 0.35
+EFFICIENCY = 0.4
 """The share of the rate of bare matrix products at which the encoder does the operations that are needed."""
 RATE_SECONDS = 2.0
 
@@ -37,12 +38,6 @@ CATALOG_BYTES = 6_000
 INDEX_BYTES = 500
 PACK_ENTRY_BYTES = 130
 """A document of 100 words with its augmentation: measured 5,300 to 6,000, 300 to 530 and 130, without adapters."""
-LOGIT_POSITIONS = 256
-LOGIT_COPIES = 3
-"""Logits, their logarithms and their slope exist for so many positions at one time."""
-PROCESS_BYTES = 400_000_000
-"""A process that has imported torch and transformers."""
-
 TimeFrom = Literal["nothing to encode", "earlier builds", "measured rate", "given rate"]
 
 
@@ -162,7 +157,7 @@ def plan(home: Home | None, request: BuildRequest, progress: Progress, *, cluste
         device_hours=time.device_hours,
         dollars=time.dollars,
         adapter_bytes=counts.to_encode * job.layout.size_bytes,
-        memory_bytes=job.workers * _memory_bytes(job),
+        memory_bytes=job.memory_bytes,
         disk_bytes=disk_bytes,
         peak_disk_bytes=disk_bytes + packs_bytes,
         device=device,
@@ -187,6 +182,7 @@ class _Job:
     device: str
     workers: int
     group_size: int
+    memory_bytes: int
 
     @property
     def operations_needed(self) -> int:
@@ -210,17 +206,27 @@ def _read_and_count(
 def _job(request: BuildRequest, chosen: Chosen, counts: Counts, device: str, cluster: Cluster | None) -> _Job:
     recipe = chosen.recipe
     shapes = shapes_from_config(chosen.files.folder, recipe.targets, recipe.first_layer)
-    group_size = request.group_size or default_group_size(device)
-    groups = math.ceil(counts.to_encode / group_size)
-    return _Job(
-        chosen,
-        counts,
-        matrices_from_config(chosen.files.folder),
-        AdapterLayout.of(shapes, recipe.rank, recipe.adapter_dtype),
-        device,
-        1 if cluster else request.workers or min(default_workers(device), max(1, groups)),
-        group_size,
+    layout = AdapterLayout.of(shapes, recipe.rank, recipe.adapter_dtype)
+    documents, examples = max(1, counts.to_encode), max(1, counts.examples)
+    example = counts.tokens / recipe.epochs / examples
+    load = Workload(
+        step=max(1.0, example * min(recipe.examples_per_step, examples / documents)),
+        longest=math.ceil(example),
+        beside=example,
+        document=math.ceil(example * examples / documents),
     )
+    if cluster:  # devices on paper: what a pass takes there is not cut to what they have
+        tokens, workers = pass_tokens(device)[0], 1
+        size = model_size(chosen.files, chosen.base_model.parameters)
+        need = needs(size, recipe, layout, load, device, tokens)
+        group_size = request.group_size or filling(load, tokens)
+    else:
+        division = divide(chosen, Wanted((device,), request.workers, request.group_size), layout, load)
+        need, group_size = division.needs, division.group_size
+        workers = request.workers or min(len(division.devices), math.ceil(documents / group_size))
+    memory_bytes = workers * need.of(min(group_size, documents))
+    matrices = matrices_from_config(chosen.files.folder)
+    return _Job(chosen, counts, matrices, layout, device, workers, group_size, memory_bytes)
 
 
 @contextmanager
@@ -258,24 +264,3 @@ def _expected_time(registry: Registry, job: _Job, cluster: Cluster | None, progr
     if speed is not None:
         return _Time(job.counts.tokens / (speed * job.workers), "earlier builds", rate)
     return _Time(needed / (rate * 1e9 * EFFICIENCY), "measured rate", rate)
-
-
-def _memory_bytes(job: _Job) -> int:
-    """Return about how much one worker holds at work.
-
-    The frozen base; parameters, gradients and two moments (float32) of a group's adapters; what the adapted blocks
-    keep of a pass for the backward one, 10 x hidden + 3 x intermediate numbers a token and block; the states of a
-    group's tokens below the first adapted block; a chunk of logits; the process itself on a CPU.
-    """
-    recipe, blocks = job.chosen.recipe, job.matrices.blocks
-    number_bytes = 2 if recipe.dtype == "bfloat16" else 4
-    vocabulary, hidden = job.matrices.head
-    intermediate = max(max(shape) for block in blocks for shape in block)
-    model = job.chosen.base_model.parameters * number_bytes
-    adapters = 4 * 4 * job.layout.elements * job.group_size
-    kept = (len(blocks) - recipe.first_layer) * (10 * hidden + 3 * intermediate)
-    activations = pass_tokens(job.device) * kept * number_bytes
-    tokens = job.counts.tokens // recipe.epochs // max(1, job.counts.to_encode) * job.group_size
-    states = tokens * hidden * number_bytes if recipe.first_layer else 0
-    logits = LOGIT_COPIES * LOGIT_POSITIONS * vocabulary * number_bytes
-    return model + adapters + activations + states + logits + (PROCESS_BYTES if job.device == "cpu" else 0)

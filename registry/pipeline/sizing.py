@@ -11,8 +11,9 @@ from itertools import cycle, islice
 from registry.base_model import load_tokenizer, shapes_from_config
 from registry.base_model.memory import recall, remember
 from registry.digests import json_digest
-from registry.encoding.budget import Needs, filling, free_bytes, machine_bytes, model_size, needs, workload
+from registry.encoding.budget import Needs, Workload, filling, free_bytes, machine_bytes, model_size, needs, workload
 from registry.encoding.examples import build_examples
+from registry.encoding.packing import pass_tokens
 from registry.encoding.pool import Group, Work, default_workers, encode_groups
 from registry.errors import UsageError
 from registry.pipeline.progress import Progress
@@ -65,16 +66,12 @@ def size_groups(
     layout = AdapterLayout.of(shapes, recipe.rank, recipe.adapter_dtype)
     tokenizer = load_tokenizer(chosen.files)
     load = workload(recipe, [build_examples(tokenizer, recipe, given) for given in sample])
-    need = needs(model_size(chosen.files, chosen.base_model.parameters), recipe, layout, load, device)
-    memory = wanted.memory_bytes or machine_bytes(device)
-    if device.startswith("cuda"):
-        need = Needs(min(need.fixed, int(PASS_SHARE * memory)), need.document)
-    devices = _workers(wanted, need, memory)
-    largest = max(1, need.fitting(_share(memory, devices)))
-    work = Work(chosen.files, recipe, layout, device)
+    division = divide(chosen, wanted, layout, load)
+    need, devices, largest = division.needs, division.devices, division.largest
+    work = Work(chosen.files, recipe, layout, device, pass_tokens=division.pass_tokens)
     size = wanted.group_size
     if size is None:
-        size = min(filling(load, device), largest)
+        size = division.group_size
         size = _measured(work, devices, sample, size, largest, missing >= LARGE_BUILD, progress)
     if wanted.workers is None:
         devices = devices[: -(-missing // size)]
@@ -84,12 +81,51 @@ def size_groups(
     return Sizing(size, devices, replace(work, group_limit=now))
 
 
-def _workers(wanted: Wanted, need: Needs, memory: int) -> tuple[str, ...]:
-    """Return the device of every worker: where no number was named, as many as the memory allows."""
+@dataclass(frozen=True)
+class Division:
+    """What follows from the memory alone: a worker for each of ``devices``, and how much goes through each at once.
+
+    ``largest`` is the most documents that fit at once, ``group_size`` how many fill a pass of ``pass_tokens``.
+    """
+
+    devices: tuple[str, ...]
+    pass_tokens: int
+    group_size: int
+    largest: int
+    needs: Needs
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all workers need at most."""
+        return len(self.devices) * self.needs.of(self.group_size)
+
+
+def divide(chosen: Chosen, wanted: Wanted, layout: AdapterLayout, load: Workload) -> Division:
+    """Choose the largest pass that a group can fill in every worker's share of the memory.
+
+    Raises:
+        UsageError: not one document can be trained in the memory that was named.
+    """
+    device = wanted.devices[0]
+    size = model_size(chosen.files, chosen.base_model.parameters)
+    memory = wanted.memory_bytes or machine_bytes(device)
     several = len(wanted.devices) > 1
-    most = wanted.workers or (len(wanted.devices) if several else default_workers(wanted.devices[0]))
-    devices = tuple(islice(cycle(wanted.devices), most))
-    if wanted.workers is None and not several:
+    most = wanted.workers or (len(wanted.devices) if several else default_workers(device))
+    everyone = tuple(islice(cycle(wanted.devices), most))
+    for tokens in pass_tokens(device):
+        need = needs(size, chosen.recipe, layout, load, device, tokens)
+        if device.startswith("cuda"):
+            need = Needs(min(need.fixed, int(PASS_SHARE * memory)), need.document)
+        if need.fitting(_share(memory, everyone)) >= (wanted.group_size or filling(load, tokens)):
+            break
+    devices = _workers(wanted, everyone, need, memory)
+    largest = max(1, need.fitting(_share(memory, devices)))
+    return Division(devices, tokens, wanted.group_size or min(filling(load, tokens), largest), largest, need)
+
+
+def _workers(wanted: Wanted, devices: tuple[str, ...], need: Needs, memory: int) -> tuple[str, ...]:
+    """Return the device of every worker: where no number was named, as many as the memory allows."""
+    if wanted.workers is None and len(wanted.devices) == 1:
         while len(devices) > 1 and need.fitting(_share(memory, devices)) < 1:
             devices = devices[:-1]
     if wanted.memory_bytes and need.fitting(_share(memory, devices)) < 1:

@@ -19,7 +19,6 @@ from registry.encoding.budget import (
     workload,
 )
 from registry.encoding.examples import Example
-from registry.encoding.packing import pass_tokens
 from registry.recipe import Recipe
 from registry.store.layout import AdapterLayout
 
@@ -45,7 +44,7 @@ def test_a_workload_is_told_by_steps_and_lengths() -> None:
 @pytest.mark.parametrize(("passes", "documents"), [(20, 16), (8, 8), (7.99, 4), (0.4, 1), (5000, 512)])
 def test_the_size_is_the_largest_power_of_two_whose_step_is_one_pass(passes: float, documents: int) -> None:
     """``passes`` steps of one document make a pass."""
-    assert filling(replace(LOAD, step=pass_tokens("cpu") / passes), "cpu") == documents
+    assert filling(replace(LOAD, step=4096 / passes), 4096) == documents
 
 
 def test_what_fits_is_a_power_of_two_or_nothing() -> None:
@@ -56,18 +55,19 @@ def test_what_fits_is_a_power_of_two_or_nothing() -> None:
 
 def test_more_of_anything_needs_more_memory() -> None:
     recipe = Recipe(first_layer=0, dtype="float32")
-    least = needs(SIZE, recipe, LAYOUT, LOAD, "cpu")
-    assert needs(replace(SIZE, layers=60), recipe, LAYOUT, LOAD, "cpu").fixed > least.fixed
-    assert needs(SIZE, recipe, LAYOUT, replace(LOAD, beside=900.0), "cpu").fixed > least.fixed
-    assert needs(SIZE, replace(recipe, first_layer=15), LAYOUT, LOAD, "cpu").fixed < least.fixed
+    least = needs(SIZE, recipe, LAYOUT, LOAD, "cpu", 4096)
+    assert needs(replace(SIZE, layers=60), recipe, LAYOUT, LOAD, "cpu", 4096).fixed > least.fixed
+    assert needs(SIZE, recipe, LAYOUT, replace(LOAD, beside=900.0), "cpu", 4096).fixed > least.fixed
+    assert needs(SIZE, replace(recipe, first_layer=15), LAYOUT, LOAD, "cpu", 4096).fixed < least.fixed
+    assert needs(SIZE, recipe, LAYOUT, LOAD, "cpu", 2048).fixed < least.fixed
     wide = AdapterLayout.of({"model.layers.0.mlp.up_proj": (1536, 576)}, 8, "float32")
-    assert needs(SIZE, recipe, wide, LOAD, "cpu").document == 2 * least.document
+    assert needs(SIZE, recipe, wide, LOAD, "cpu", 4096).document == 2 * least.document
 
 
 def test_a_file_in_other_numbers_is_in_memory_beside_the_model_while_it_is_loaded() -> None:
     recipe = Recipe(first_layer=0, dtype="bfloat16")
-    same = needs(replace(SIZE, file_bytes=270_000_000), recipe, LAYOUT, LOAD, "cpu")
-    assert needs(SIZE, recipe, LAYOUT, LOAD, "cpu").fixed == same.fixed + 540_000_000
+    same = needs(replace(SIZE, file_bytes=270_000_000), recipe, LAYOUT, LOAD, "cpu", 4096)
+    assert needs(SIZE, recipe, LAYOUT, LOAD, "cpu", 4096).fixed == same.fixed + 540_000_000
 
 
 def test_sizes_come_from_the_models_files(tiny_files: ModelFiles) -> None:
