@@ -181,7 +181,7 @@ def processor(arguments: argparse.Namespace) -> None:
 
 def _encoded(work: Work, groups: list[list[EncodingInput]], workers: int, count: int) -> float:
     """Return seconds a document of the whole machine, without the start of the workers."""
-    warm = encode_groups(work, [groups[0][:1]] * workers + groups, workers)
+    warm = encode_groups(work, [groups[0]] * workers + groups, workers)
     started = time.perf_counter()
     for done, _ in enumerate(warm, 1):
         if done == workers:
@@ -263,8 +263,8 @@ def main() -> None:
     parser.add_argument("--augmentations", type=Path, help="JSON Lines with document_id, rewrites, qa")
     parser.add_argument("--shape", choices=invented.SHAPES, help="a random model of this shape, and invented text")
     parser.add_argument("--device", default="cpu", help="with --shape")
-    parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--group-size", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a recipe setting, as JSON")

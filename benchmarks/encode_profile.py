@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=ROOT / ".demo" / "models")
     parser.add_argument("--documents", type=Path, required=True)
     parser.add_argument("--augmentations", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
