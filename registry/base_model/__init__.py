@@ -13,7 +13,13 @@ from registry.base_model.architecture import (
     shapes_from_config,
 )
 from registry.base_model.chat import encode_example, encode_messages, encode_prompt, encode_text, stop_tokens
-from registry.base_model.devices import choose_device, choose_devices, choose_dtype, library_versions
+from registry.base_model.devices import (
+    choose_device,
+    choose_devices,
+    choose_dtype,
+    fast_float32_is_exact,
+    library_versions,
+)
 from registry.base_model.identity import fingerprint, require_same
 from registry.base_model.loading import LoadedModel, load, load_tokenizer
 from registry.base_model.location import DEFAULT_ALIAS, ModelFiles, locate
@@ -33,6 +39,7 @@ __all__ = [
     "encode_messages",
     "encode_prompt",
     "encode_text",
+    "fast_float32_is_exact",
     "fingerprint",
     "library_versions",
     "linear_shapes",

@@ -13,6 +13,8 @@ DTYPES = ("float32", "bfloat16")
 TRIAL_SHAPE = (256, 576, 1536)
 """Tokens, in and out of the trial product: a feed-forward matrix of the default model."""
 TRIAL_SECONDS = 0.05
+FLOAT32_ERROR = 1e-6
+"""Relative error that a product in float32 may have; in bfloat16 it is above 1e-3."""
 BFLOAT16_GAIN = 1.2
 """How many times faster bfloat16 has to be on a CPU to be chosen over the exacter float32."""
 
@@ -73,6 +75,27 @@ def choose_dtype(name: str = "auto", device: str = "cpu") -> str:
     if name != "auto":
         raise UsageError(f"there is no dtype {name!r}", hint="use auto, float32 or bfloat16")
     return _measured_dtype(device)
+
+
+@cache
+def fast_float32_is_exact() -> bool:
+    """Whether PyTorch's "medium" precision still multiplies float32 exactly on this processor.
+
+    It lets products go through oneDNN, which on AMD's processors is twice as fast as the default. Where there are AMX
+    units, and on some others, it computes in bfloat16 instead. Decided by the result, so alike on machines of a kind.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(TRIAL_SHAPE[0], TRIAL_SHAPE[1], generator=generator) for _ in range(2))
+    try:
+        torch.set_float32_matmul_precision("medium")
+        product = torch.nn.functional.linear(left, right)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = left.double() @ right.double().T
+    return float((product - exact).norm() / exact.norm()) < FLOAT32_ERROR
 
 
 def library_versions() -> dict[str, str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from registry.base_model import choose_device, choose_dtype, library_versions
+from registry.base_model import choose_device, choose_dtype, fast_float32_is_exact, library_versions
 from registry.base_model.devices import matmul_rate
 from registry.errors import UsageError
 
@@ -31,6 +31,21 @@ def test_the_dtype_is_chosen_once_by_measuring() -> None:
 
 def test_the_rate_of_a_matrix_product_is_measured() -> None:
     assert matmul_rate("float32") > 0.1
+
+
+def test_fast_float32_is_taken_only_where_it_is_exact() -> None:
+    before = torch.get_float32_matmul_precision()
+    claimed = fast_float32_is_exact()
+    assert torch.get_float32_matmul_precision() == before
+    left, right = torch.randn(64, 700), torch.randn(700, 64)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        fast = left @ right
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = left.double() @ right.double()
+    error = float((fast - exact).norm() / exact.norm())
+    assert error < 1e-6 if claimed else error > 1e-6
 
 
 def test_versions_name_what_computes() -> None:

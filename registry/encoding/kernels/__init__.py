@@ -48,7 +48,9 @@ class Memory:
             count *= size
         held = self._held.get(name)
         if held is None or held.dtype != dtype or len(held) < count:
-            held = self._held[name] = torch.empty(count, dtype=dtype, device=self.device)
+            # On a CPU half as much again: until it is written to it is no memory, and the next group may be larger.
+            room = count + count // 2 if self.device == "cpu" else count
+            held = self._held[name] = torch.empty(room, dtype=dtype, device=self.device)
         return held[:count].view(shape)
 
 
