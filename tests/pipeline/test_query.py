@@ -128,8 +128,8 @@ def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: 
     seen: list[tuple[list[list[int]], torch.Tensor]] = []
 
     def look(module: nn.Module, _given: object, named: dict[str, Any], output: Any) -> None:
-        if isinstance(module, PreTrainedModel) and hasattr(output, "logits"):
-            seen.append((named["input_ids"].tolist(), output.logits[:, -1]))
+        if isinstance(module, PreTrainedModel) and hasattr(output, "last_hidden_state"):
+            seen.append((named["input_ids"].tolist(), output.last_hidden_state[:, -1]))
 
     watching = nn.modules.module.register_module_forward_hook(look, with_kwargs=True)
     try:
@@ -137,12 +137,12 @@ def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: 
     finally:
         watching.remove()
     assert len(answer.hits) == 3
-    ids, ours = torch.tensor(seen[0][0]), seen[0][1]
+    ids, hidden = torch.tensor(seen[0][0]), seen[0][1]
     export(built, [hit.adapter_digest for hit in answer.hits], tmp_path)
     folders = [tmp_path / f"adapter-{hit.adapter_digest[:12]}" for hit in answer.hits]
     base = AutoModelForCausalLM.from_pretrained(asker.base_model.reference, dtype=torch.float32)
     with torch.inference_mode():
-        bare = base(input_ids=ids).logits[:, -1]
+        bare, ours = base(input_ids=ids).logits[:, -1], base.get_output_embeddings()(hidden)
     model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name="hit_1")
     for rank, folder in enumerate(folders[1:], 2):
         model.load_adapter(str(folder), adapter_name=f"hit_{rank}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -136,8 +137,9 @@ class Kernels(Protocol):
         """
 
 
+@cache
 def kernels_for(device: str) -> Kernels:
-    """Return the kernels that are fastest on ``device``."""
+    """Return the kernels that are fastest on ``device``, the same each time: on CUDA they are compiled once."""
     if device == "cpu":
         from registry.encoding.kernels.processor import ProcessorKernels
 
