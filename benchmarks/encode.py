@@ -31,7 +31,7 @@ import torch
 from benchmarks import invented
 from benchmarks.machine import header
 from registry.augmentation.cleaning import clean_line
-from registry.base_model import LoadedModel, linear_shapes, load, locate
+from registry.base_model import LoadedModel, choose_dtype, linear_shapes, load, locate
 from registry.base_model.rate import measured_rate
 from registry.encoding.examples import Example, build_examples
 from registry.encoding.pool import Work, default_workers, encode_groups
@@ -151,7 +151,7 @@ def processor(arguments: argparse.Namespace) -> None:
     """Encode with a process per core."""
     files = locate(arguments.model, models_path=arguments.models)
     loaded = load(files, device="cpu", dtype="float32")
-    chosen = load(files, device="cpu", dtype=arguments.dtype).dtype
+    chosen = choose_dtype(arguments.dtype, "cpu")
     recipe = _recipe(arguments, chosen)
     inputs = read_inputs(arguments.documents, arguments.augmentations, arguments.count)
     examples = [build_examples(loaded.tokenizer, recipe, given) for given in inputs]

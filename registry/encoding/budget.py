@@ -35,6 +35,8 @@ STEP_COPIES = 4
 """Of an adapter's elements in float32: what a step of the optimiser needs for a moment, then its bytes going out."""
 MACHINE_SHARE = 0.8
 """Of a machine's memory, how much a build may plan with when it is not told."""
+DEVICE_SHARE = 0.85
+"""Of a CUDA device's memory, how much the model, the adapters and a pass may take: passes are cut to what fits."""
 MOST_DOCUMENTS = 512
 
 

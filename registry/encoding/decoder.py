@@ -107,10 +107,12 @@ class Decoder:
         kernels: Kernels,
         memory: Memory,
         *,
+        positions: int,
         recompute: bool = False,
     ) -> None:
         """Take the model's weights; those that share an input are laid together once, in place.
 
+        No row has more than ``positions`` tokens.
         With ``recompute`` the forward pass keeps every block's input only, and the backward pass runs each block
         again: a third more work, for little memory.
         """
@@ -121,7 +123,7 @@ class Decoder:
         self._embedding: Tensor = model.get_input_embeddings().weight.detach()
         self._last_norm: Tensor = body.norm.weight.detach()
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cosine, sine = _rotation(body, width, config.max_position_embeddings, loaded.device)
+        cosine, sine = _rotation(body, width, positions, loaded.device)
         self._heads = Heads(config.num_attention_heads, config.num_key_value_heads, width, width**-0.5, cosine, sine)
         prefix = next(name for name, module in model.named_modules() if module is body.layers)
         self._blocks = [

@@ -227,7 +227,7 @@ def _common(one: tuple[int, ...], other: tuple[int, ...], most: int | None) -> i
     return min(len(one[:most]), len(other))
 
 
-def pass_tokens(device: str) -> tuple[int, ...]:
+def pass_sizes(device: str) -> tuple[int, ...]:
     """Return how many tokens one pass on ``device`` takes at most, the fastest first and what fits into memory last."""
     return CPU_PASS_TOKENS if device == "cpu" else ACCELERATOR_PASS_TOKENS
 

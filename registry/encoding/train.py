@@ -1,7 +1,8 @@
 """Encoding: documents and a recipe in, adapters out.
 
-A function of its arguments: no database, no store, no global. Many documents are trained in one forward and
-backward pass through the frozen base (arXiv 2501.15915, section 3.2, for what is trained; the stacking is ours).
+A function of its arguments: no database, no store, and nothing kept but the buffers that belong to a model. Many
+documents are trained in one forward and backward pass through the frozen base (arXiv 2501.15915, section 3.2, for what
+is trained; the stacking is ours).
 """
 
 from __future__ import annotations
@@ -19,21 +20,19 @@ from torch import Tensor
 
 from registry.base_model import LoadedModel, library_versions
 from registry.digests import sha256_hex, short
+from registry.encoding.budget import DEVICE_SHARE
 from registry.encoding.decoder import Decoder, is_supported
 from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.kernels import Memory, kernels_for
 from registry.encoding.library import library_blocks
 from registry.encoding.loss import head_loss
-from registry.encoding.packing import Packing, Row, passes, send
-from registry.encoding.packing import pass_tokens as fastest_passes
+from registry.encoding.packing import Packing, Row, pass_sizes, passes, send
 from registry.encoding.stack import AdapterStack
 from registry.errors import EncodingError, IntegrityError
 from registry.recipe import Recipe
 from registry.records import EncodedAdapter, EncodingInput, Training
 from registry.store.layout import AdapterLayout, check_body
 
-DEVICE_SHARE = 0.85
-"""Of a CUDA device's memory, how much the model, the adapters and a pass may take."""
 FEW_TOKENS = 2048
 """A pass of fewer tokens leaves a GPU idle: rather blocks are run twice."""
 
@@ -156,7 +155,14 @@ def _blocks(
             yield blocks
         return
     decoder = Decoder(
-        loaded, stack, recipe.scale, recipe.first_layer, kernels_for(loaded.device), memory, recompute=recompute
+        loaded,
+        stack,
+        recipe.scale,
+        recipe.first_layer,
+        kernels_for(loaded.device),
+        memory,
+        positions=max(len(row.ids) for row in rows),
+        recompute=recompute,
     )
     decoder.prepare(rows, most)
     yield decoder
@@ -209,7 +215,7 @@ def tokens_of_a_pass(loaded: LoadedModel, wanted: int | None = None) -> tuple[in
     On a CUDA device by its memory, less the model's: the same on every device of that kind. Blocks are run again only
     where too few tokens would fit otherwise.
     """
-    most = wanted or fastest_passes(loaded.device)[0]
+    most = wanted or pass_sizes(loaded.device)[0]
     if not loaded.device.startswith("cuda") or not is_supported(loaded.model):
         return most, False
     total = torch.cuda.get_device_properties(loaded.device).total_memory

@@ -17,7 +17,7 @@ from registry.catalog.builds import StagedCounts, staged_counts, staged_document
 from registry.catalog.speed import measured_speed
 from registry.encoding.budget import Workload, filling, model_size, needs
 from registry.encoding.operations import operations, operations_needed
-from registry.encoding.packing import pass_tokens
+from registry.encoding.packing import pass_sizes
 from registry.errors import UsageError
 from registry.pipeline.augment import make_augmenter
 from registry.pipeline.build import BuildRequest, read_sources, running_build
@@ -216,7 +216,7 @@ def _job(request: BuildRequest, chosen: Chosen, counts: Counts, device: str, clu
         document=math.ceil(example * examples / documents),
     )
     if cluster:  # devices on paper: what a pass takes there is not cut to what they have
-        tokens, workers = pass_tokens(device)[0], 1
+        tokens, workers = pass_sizes(device)[0], 1
         size = model_size(chosen.files, chosen.base_model.parameters)
         need = needs(size, recipe, layout, load, device, tokens)
         group_size = request.group_size or filling(load, tokens)

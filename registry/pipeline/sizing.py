@@ -11,9 +11,19 @@ from itertools import cycle, islice
 from registry.base_model import load_tokenizer, shapes_from_config
 from registry.base_model.memory import recall, remember
 from registry.digests import json_digest
-from registry.encoding.budget import Needs, Workload, filling, free_bytes, machine_bytes, model_size, needs, workload
+from registry.encoding.budget import (
+    DEVICE_SHARE,
+    Needs,
+    Workload,
+    filling,
+    free_bytes,
+    machine_bytes,
+    model_size,
+    needs,
+    workload,
+)
 from registry.encoding.examples import build_examples
-from registry.encoding.packing import pass_tokens
+from registry.encoding.packing import pass_sizes
 from registry.encoding.pool import Group, Work, default_workers, encode_groups
 from registry.errors import UsageError
 from registry.pipeline.progress import Progress
@@ -28,8 +38,6 @@ TRIAL_ROUNDS = 3
 LEAST_GAIN = 1.15
 """How many times faster another size than the model's has to be to be taken: less is noise, and every machine of a
 kind should cut the same groups."""
-PASS_SHARE = 0.85
-"""Of a GPU's memory, the most that the model and a pass take: there, passes are cut to what fits."""
 PARENT_BYTES = 600_000_000
 """The memory of the process that reads and writes for worker processes."""
 
@@ -112,10 +120,10 @@ def divide(chosen: Chosen, wanted: Wanted, layout: AdapterLayout, load: Workload
     several = len(wanted.devices) > 1
     most = wanted.workers or (len(wanted.devices) if several else default_workers(device))
     everyone = tuple(islice(cycle(wanted.devices), most))
-    for tokens in pass_tokens(device):
+    for tokens in pass_sizes(device):
         need = needs(size, chosen.recipe, layout, load, device, tokens)
         if device.startswith("cuda"):
-            need = Needs(min(need.fixed, int(PASS_SHARE * memory)), need.document)
+            need = Needs(min(need.fixed, int(DEVICE_SHARE * memory)), need.document)
         if need.fitting(_share(memory, everyone)) >= (wanted.group_size or filling(load, tokens)):
             break
     devices = _workers(wanted, everyone, need, memory)

@@ -51,15 +51,11 @@ class PortableKernels:
     def rms_norm(
         self, x: Tensor, addend: Tensor | None, weight: Tensor, epsilon: float, summed: Tensor, out: Tensor
     ) -> Tensor:
-        if addend is not None:
-            torch.add(x, addend, out=summed)
-        normed, inverse = self._rms_norm(summed, weight, epsilon)
-        out.copy_(normed)
-        found: Tensor = inverse
-        return found
+        inverse: Tensor = self._rms_norm(x, addend, weight, epsilon, summed, out)
+        return inverse
 
     def rms_norm_backward(self, slope: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, into: Tensor) -> None:
-        into.copy_(self._rms_norm_backward(slope, x, weight, inverse, into))
+        self._rms_norm_backward(slope, x, weight, inverse, into)
 
     def attention(
         self, qkv: Tensor, packing: Packing, heads: Heads, out: Tensor, memory: Memory, layer: int | None
@@ -82,10 +78,8 @@ class PortableKernels:
         return attend(q, k, v, packing, heads.scale).flatten(1)
 
     def cross_entropy(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        slope, losses = self._cross_entropy(logits, targets, weights)
-        logits.copy_(slope)
-        found: Tensor = losses
-        return found
+        losses: Tensor = self._cross_entropy(logits, targets, weights)
+        return losses
 
     def adamw(
         self,
@@ -129,14 +123,15 @@ class _FeedForward:
     down: Tensor
     gate_up_low: LowRank | None
     down_low: LowRank | None
-    swiglu: Callable[[Tensor], Tensor]
-    swiglu_backward: Callable[[Tensor, Tensor], Tensor]
+    swiglu: Callable[[Tensor, Tensor], None]
+    swiglu_backward: Callable[[Tensor, Tensor], None]
 
     def forward(self, x: Tensor, out: Tensor, packing: Packing, memory: Memory, layer: int | None) -> Any:
         gate_up = memory.take(f"gate_up {layer}", (len(x), len(self.gate_up)), x.dtype)
         torch.mm(x, self.gate_up.t(), out=gate_up)
         of_gate_up = self.gate_up_low.forward(x, gate_up, packing) if self.gate_up_low else None
-        activated = self.swiglu(gate_up)
+        activated = memory.take(f"activated {layer}", (len(x), self.down.shape[1]), x.dtype)
+        self.swiglu(gate_up, activated)
         torch.mm(activated, self.down.t(), out=out)
         of_down = self.down_low.forward(activated, out, packing) if self.down_low else None
         return _FedForward(gate_up, activated, of_gate_up, of_down) if layer is not None else None
@@ -147,11 +142,11 @@ class _FeedForward:
         torch.mm(slope, self.down, out=of_activated)
         if self.down_low:
             self.down_low.backward(saved.of_down, saved.activated, slope, of_activated)
-        of_gate_up = self.swiglu_backward(of_activated, saved.gate_up)
+        self.swiglu_backward(of_activated, saved.gate_up)
         if into is not None:
-            torch.mm(of_gate_up, self.gate_up, out=into)
+            torch.mm(saved.gate_up, self.gate_up, out=into)
         if self.gate_up_low:
-            self.gate_up_low.backward(saved.of_gate_up, x, of_gate_up, into)
+            self.gate_up_low.backward(saved.of_gate_up, x, saved.gate_up, into)
 
 
 def attend(
@@ -218,27 +213,30 @@ def _compile(function: Any) -> Any:
     return torch.compile(function, dynamic=True)
 
 
-def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    inverse = torch.rsqrt(x.float().square().mean(-1) + epsilon)
-    return (x.float() * inverse[:, None] * weight.float()).to(x.dtype), inverse
+def _rms_norm(x: Tensor, addend: Tensor | None, weight: Tensor, epsilon: float, summed: Tensor, out: Tensor) -> Tensor:
+    if addend is not None:
+        summed.copy_(x + addend)
+    inverse = torch.rsqrt(summed.float().square().mean(-1) + epsilon)
+    out.copy_(summed.float() * inverse[:, None] * weight.float())
+    return inverse
 
 
-def _rms_norm_backward(slope: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, into: Tensor) -> Tensor:
+def _rms_norm_backward(slope: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, into: Tensor) -> None:
     weighted, scale = slope.float() * weight.float(), inverse[:, None]
     along = (weighted * x.float()).mean(-1, keepdim=True) * scale**3
-    return (into.float() + weighted * scale - x.float() * along).to(into.dtype)
+    into.copy_(into.float() + weighted * scale - x.float() * along)
 
 
-def _swiglu(gate_up: Tensor) -> Tensor:
+def _swiglu(gate_up: Tensor, out: Tensor) -> None:
     gate, up = gate_up.float().chunk(2, dim=-1)
-    return (functional.silu(gate) * up).to(gate_up.dtype)
+    out.copy_(functional.silu(gate) * up)
 
 
-def _swiglu_backward(slope: Tensor, gate_up: Tensor) -> Tensor:
+def _swiglu_backward(slope: Tensor, gate_up: Tensor) -> None:
     gate, up = gate_up.float().chunk(2, dim=-1)
     outer, sigmoid = slope.float(), torch.sigmoid(gate)
     of_gate = outer * up * sigmoid * (1 + gate * (1 - sigmoid))
-    return torch.cat([of_gate, outer * gate * sigmoid], dim=-1).to(gate_up.dtype)
+    gate_up.copy_(torch.cat([of_gate, outer * gate * sigmoid], dim=-1))
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -246,12 +244,12 @@ def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1).to(x.dtype)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     logarithms = torch.log_softmax(logits.float(), dim=-1)
     at_target = targets[:, None]
     of_target = logarithms.gather(1, at_target)
-    slope = logarithms.exp().scatter(1, at_target, torch.expm1(of_target)) * weights[:, None]
-    return slope.to(logits.dtype), -of_target[:, 0]
+    logits.copy_(logarithms.exp().scatter(1, at_target, torch.expm1(of_target)) * weights[:, None])
+    return -of_target[:, 0]
 
 
 def _adamw(
