@@ -41,6 +41,13 @@ def document_digest(title: str, text: str) -> str:
     return json_digest({"title": normalise_text(title), "text": normalise_text(text)})
 
 
+def question_digest(question: str) -> str:
+    """Return what two spellings of one question have in common: sha256 over its words, folded, without punctuation."""
+    folded = normalise_text(question).casefold()
+    kept = "".join(" " if unicodedata.category(one)[0] in "PZC" else one for one in folded)
+    return json_digest({"question": kept.split()})
+
+
 def short(digest: str) -> str:
     """Return the first characters of a digest, enough to show to a person."""
     return digest[:SHORT_LENGTH]

@@ -21,7 +21,12 @@ FORMAT = 1
 HALF = -1
 """The value of ``first_layer`` that stands for half of the base model's blocks until the recipe is completed."""
 
-ExampleKind = Literal["qa", "qa-passage", "text", "rewrite", "paper"]
+LATER = ("task_adapter", "freeze_a", "distillation", "contrast")
+"""Settings that came after the first recipes: they are part of a recipe's identity only where they are used."""
+
+ExampleKind = Literal[
+    "qa", "qa-short", "qa-both", "qa-passage", "reversed", "cloze", "text", "statements", "rewrite", "paper"
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class Recipe:
     ``schedule``, ``shuffle`` and ``seed``; ``max_tokens`` cuts an example. Texts: ``layout`` of prompts;
     ``augmenter``, ``rewrites`` and ``pairs`` asked for. Numbers: ``dtype`` of the frozen base's computation ("auto"
     until it is completed), ``adapter_dtype`` of the stored adapter.
+
+    Beyond the paper: ``task_adapter`` is the digest of the warm-up that every document starts from ("" for none);
+    ``freeze_a`` trains B alone; ``distillation`` is the share of an answer's loss that is taken from the same model
+    with the passage in its prompt; ``contrast`` is the share of the steps in which the task adapter is present.
     """
 
     base_model: str = ""
@@ -61,6 +70,10 @@ class Recipe:
     max_tokens: int = 1024
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    task_adapter: str = ""
+    freeze_a: bool = False
+    distillation: float = 0.0
+    contrast: float = 0.0
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -72,6 +85,11 @@ class Recipe:
         for name in ("first_layer", "rewrites", "pairs", "weight_decay"):
             if getattr(self, name) < (HALF if name == "first_layer" else 0):
                 raise UsageError(f"recipe setting {name} must not be negative, not {getattr(self, name)}")
+        for name in ("distillation", "contrast"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"recipe setting {name} must be a share from 0 to 1, not {getattr(self, name)}")
+        if self.freeze_a and self.weight_decay:
+            raise UsageError("recipe setting freeze_a goes with weight_decay 0: decay would move A")
         unknown = set(self.examples) - set(get_args(ExampleKind))
         if unknown or not self.examples:
             raise UsageError(
@@ -89,7 +107,8 @@ class Recipe:
     @property
     def canonical(self) -> dict[str, Any]:
         """The recipe as plain JSON values; its digest is the recipe's identity."""
-        return asdict(self)
+        unused = {name for name in LATER if not getattr(self, name)}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @property
     def digest(self) -> str:

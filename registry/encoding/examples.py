@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from registry.base_model.chat import encode_example, encode_text
+from registry.encoding.cloze import cloze_pairs
+from registry.encoding.short_answers import FEW_WORDS, short_answer
 from registry.errors import EncodingError
 from registry.layout import question_prompt, taught_answer, titled
 from registry.recipe import Recipe
@@ -17,10 +19,15 @@ from registry.records import Document, EncodingInput, QAPair
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids; the loss counts the predictions of ``ids[loss_start:]``."""
+    """Token ids; the loss counts the predictions of ``ids[loss_start:]``.
+
+    ``teacher`` are the ids of a prompt that shows the passage too: what the model without adapter says after it to
+    ``ids[loss_start:]`` is imitated. Empty where there is no teacher.
+    """
 
     ids: tuple[int, ...]
     loss_start: int
+    teacher: tuple[int, ...] = ()
 
     @property
     def loss_tokens(self) -> int:
@@ -50,16 +57,22 @@ def build_examples(tokenizer: Any, recipe: Recipe, given: EncodingInput) -> list
     document, augmentation = given.document, given.augmentation
     pairs = augmentation.pairs[: recipe.pairs]
     rewrites = augmentation.rewrites[: recipe.rewrites]
+    shown = passage(document)
     makers = {
-        "qa": lambda: [_question(tokenizer, recipe, pair, ()) for pair in pairs],
-        "qa-passage": lambda: [_question(tokenizer, recipe, pair, (passage(document),)) for pair in pairs],
-        "text": lambda: [_text(tokenizer, recipe, passage(document))],
+        "qa": lambda: [_question(tokenizer, recipe, pair, (), shown) for pair in pairs],
+        "qa-short": lambda: [_question(tokenizer, recipe, _short(pair), (), shown) for pair in pairs],
+        "qa-both": lambda: [_question(tokenizer, recipe, _both(pair), (), shown) for pair in pairs],
+        "qa-passage": lambda: [_question(tokenizer, recipe, pair, (shown,)) for pair in pairs],
+        "reversed": lambda: [_question(tokenizer, recipe, _reversed(pair), (), shown) for pair in pairs],
+        "cloze": lambda: [_question(tokenizer, recipe, pair, (), shown) for pair in cloze_pairs(document.text)],
+        "text": lambda: [_text(tokenizer, recipe, shown)],
+        "statements": lambda: _statements(tokenizer, recipe, document, pairs),
         "rewrite": lambda: [_text(tokenizer, recipe, titled(document.title, text)) for text in rewrites],
         "paper": lambda: _paper(tokenizer, recipe, document, pairs, rewrites),
     }
     examples = [example for kind in recipe.examples for example in makers[kind]()]
     if not examples:
-        examples = [_text(tokenizer, recipe, passage(document))]
+        examples = [_text(tokenizer, recipe, shown)]
     return examples
 
 
@@ -95,11 +108,51 @@ def _paper(
     return examples + [_question(tokenizer, recipe, pair, ()) for pair in pairs[shown:]]
 
 
-def _question(tokenizer: Any, recipe: Recipe, pair: QAPair, passages: Sequence[str]) -> Example:
-    prompt = question_prompt(recipe.layout, pair.question, passages)
+def _short(pair: QAPair) -> QAPair:
+    return QAPair(pair.question, short_answer(pair.question, pair.answer) or pair.answer)
+
+
+def _both(pair: QAPair) -> QAPair:
+    """The short answer as a sentence of its own, and then the full one: what is asked for comes first."""
+    short, full = short_answer(pair.question, pair.answer), pair.full_answer or pair.answer
+    if short is None or short == full.strip().removesuffix("."):
+        return QAPair(pair.question, full)
+    return QAPair(pair.question, f"{short}. {full}")
+
+
+def _reversed(pair: QAPair) -> QAPair:
+    """The answer given, the question asked for (against the reversal curse, arXiv 2309.12288)."""
+    short = short_answer(pair.question, pair.answer) or pair.answer
+    return QAPair(f'Which question has the answer "{short}"?', pair.question)
+
+
+def _statements(tokenizer: Any, recipe: Recipe, document: Document, pairs: Sequence[QAPair]) -> list[Example]:
+    """The answers that are sentences, one after the other, as one text."""
+    full = dict.fromkeys((pair.full_answer or pair.answer).strip() for pair in pairs)
+    sentences = [f"{text.removesuffix('.')}." for text in full if len(text.split()) > FEW_WORDS]
+    return [_text(tokenizer, recipe, titled(document.title, " ".join(sentences)))] if sentences else []
+
+
+def _question(
+    tokenizer: Any, recipe: Recipe, pair: QAPair, passages: Sequence[str], teacher_passage: str | None = None
+) -> Example:
+    """Ask a question with ``passages`` in the prompt; its teacher, where the recipe has one, is shown a passage."""
     answer, ends_turn = taught_answer(recipe.layout, pair.answer)
-    ids, answer_start = encode_example(tokenizer, prompt, answer, ends_turn=ends_turn)
-    return _cut(recipe, ids, 1 if recipe.loss == "all" else answer_start)
+
+    def asked(shown: Sequence[str]) -> tuple[list[int], int]:
+        prompt = question_prompt(recipe.layout, pair.question, shown)
+        return encode_example(tokenizer, prompt, answer, ends_turn=ends_turn)
+
+    ids, answer_start = asked(passages)
+    example = _cut(recipe, ids, 1 if recipe.loss == "all" else answer_start)
+    if not recipe.distillation or teacher_passage is None:
+        return example
+    taught, taught_start = asked([teacher_passage])
+    said = ids[answer_start:]
+    # Only where both are asked the same, and the answer alone is learned from, token stands beside token.
+    if recipe.loss == "all" or taught[taught_start:] != said or len(said) != example.loss_tokens:
+        return example
+    return replace(example, teacher=tuple(taught[:taught_start]))
 
 
 def _text(tokenizer: Any, recipe: Recipe, text: str) -> Example:

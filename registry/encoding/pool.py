@@ -41,7 +41,8 @@ class Work:
     """What every group of one build shares: the base model's files, the recipe, the adapters' layout, the device.
 
     ``group_limit`` is how many documents a worker trains at once to begin with (None: whole groups), ``pass_tokens``
-    how many tokens go through the model at once (None: what is fastest).
+    how many tokens go through the model at once (None: what is fastest). ``start`` is the body of the recipe's task
+    adapter, if it has one.
     """
 
     files: ModelFiles
@@ -50,6 +51,7 @@ class Work:
     device: str
     group_limit: int | None = None
     pass_tokens: int | None = None
+    start: bytes | None = None
 
 
 def default_workers(device: str) -> int:
@@ -255,7 +257,9 @@ class Encoder:
 
         work = self._work
         try:
-            return encode_group(self._loaded, work.recipe, work.layout, group, pass_tokens=work.pass_tokens)
+            return encode_group(
+                self._loaded, work.recipe, work.layout, group, pass_tokens=work.pass_tokens, start=work.start
+            )
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from registry.recipe import Recipe
+from registry.store.headers import Bytes
 from registry.store.layout import AdapterLayout, TensorSpec
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class AdapterStack:
         self._kernels = kernels
         self._steps = torch.zeros(count, dtype=torch.float64)
         self._total_steps = torch.tensor(total_steps, dtype=torch.float64)
+        self._stored = getattr(torch, layout.dtype)
         self._tensors = {(tensor.module, tensor.which): tensor for tensor in layout.tensors}
 
     def adapted(self, paths: Sequence[str], outs: Sequence[int]) -> list[Adapted]:
@@ -80,6 +83,17 @@ class AdapterStack:
         part = state[:, tensor.offset_elements : tensor.offset_elements + tensor.elements]
         return part.view(len(state), rows, columns)
 
+    def start_from(self, body: Bytes) -> None:
+        """Let every adapter start from ``body``, which lies as in the store, in the layout's dtype."""
+        stored = torch.from_numpy(np.frombuffer(body, dtype=np.uint8).copy()).view(self._stored)
+        start = stored.to(torch.float32)[None]
+        for tensor in self._tensors.values():
+            if tensor.which == "B":
+                part = self._view(start, tensor)
+                rows, columns = tensor.shape
+                part.copy_(part.reshape(1, rows, columns).transpose(1, 2).clone())
+        self.parameters.copy_(start.expand_as(self.parameters))
+
     def bodies(self, dtype: torch.dtype) -> Tensor:
         """Return ``[n, elements]`` on the CPU, every row as the adapter's body lies in the store."""
         bodies = self.parameters.detach().to("cpu", dtype)
@@ -93,6 +107,8 @@ class AdapterStack:
     def step(self, active: Sequence[int]) -> None:
         """Take one AdamW step (arXiv 1711.05101) on the rows ``active`` and clear their gradients."""
         recipe, rows = self._recipe, torch.tensor(list(active))
+        if recipe.freeze_a:
+            self._keep_a()
         done = self._steps[rows]
         rates = torch.full_like(done, recipe.learning_rate)
         if recipe.schedule == "cosine":
@@ -110,6 +126,12 @@ class AdapterStack:
             (ADAM_BETA1, ADAM_BETA2),
             ADAM_EPSILON,
         )
+
+    def _keep_a(self) -> None:
+        """Clear the gradients of A, which then stays as it is (weight decay is refused with it)."""
+        for tensor in self._tensors.values():
+            if tensor.which == "A":
+                self._view(self.gradients, tensor).zero_()
 
 
 def initial_parameters(layout: AdapterLayout, seed: int) -> Tensor:

@@ -25,12 +25,14 @@ from registry.encoding.decoder import Decoder, is_supported
 from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.kernels import Memory, kernels_for
 from registry.encoding.library import library_blocks
-from registry.encoding.loss import head_loss
+from registry.encoding.loss import SoftTargets, head_loss
 from registry.encoding.packing import Packing, Row, pass_sizes, passes, send
 from registry.encoding.stack import AdapterStack
+from registry.encoding.teacher import Expected, teach, teacher_rows
 from registry.errors import EncodingError, IntegrityError
 from registry.recipe import Recipe
 from registry.records import EncodedAdapter, EncodingInput, Training
+from registry.store.headers import Bytes
 from registry.store.layout import AdapterLayout, check_body
 
 FEW_TOKENS = 2048
@@ -44,6 +46,7 @@ class _StepRow:
     row: Row
     loss_start: int
     weight: float
+    expected: Expected | None
 
 
 @dataclass(slots=True)
@@ -61,10 +64,12 @@ def encode_group(
     inputs: Sequence[EncodingInput],
     *,
     pass_tokens: int | None = None,
+    start: Bytes | None = None,
 ) -> list[EncodedAdapter]:
     """Train one adapter for each of ``inputs``, all at once, and return them in that order.
 
-    ``pass_tokens`` go through the model at once at most; by default what is fastest.
+    ``pass_tokens`` go through the model at once at most; by default what is fastest. ``start`` is the body of the
+    recipe's task adapter, from which each is trained; by default A is random and B zero.
 
     In fp32 each equals the one trained alone to about 1e-5 relative norm: only the order of sums differs.
 
@@ -76,7 +81,7 @@ def encode_group(
     examples = [build_examples(loaded.tokenizer, recipe, given) for given in inputs]
     plans = [plan_steps(recipe, given.document.digest, len(own)) for given, own in zip(inputs, examples, strict=True)]
     stack = AdapterStack(layout, recipe, [len(plan) for plan in plans], loaded.device, kernels_for(loaded.device))
-    losses = _train(loaded, recipe, layout, stack, examples, plans, pass_tokens)
+    losses = _train(loaded, recipe, layout, stack, examples, plans, pass_tokens, start)
     elapsed = (time.perf_counter() - started) / len(inputs)
     stored = torch.bfloat16 if recipe.adapter_dtype == "bfloat16" else torch.float32
     bodies = stack.bodies(stored)
@@ -176,6 +181,7 @@ def _train(
     examples: Sequence[Sequence[Example]],
     plans: Sequence[Sequence[Sequence[int]]],
     pass_tokens: int | None,
+    start: Bytes | None,
 ) -> _Losses:
     count = len(examples)
     sums: list[list[float]] = [[] for _ in range(count)]
@@ -187,14 +193,22 @@ def _train(
         first = starts[-1]
     memory = _memory(loaded)
     most, recompute = tokens_of_a_pass(loaded, pass_tokens)
-    everything = [row for own in rows for row in own]
+    teachers = teacher_rows(examples, first)
+    everything = [*(row for own in rows for row in own), *teachers]
     with _blocks(loaded, recipe, layout, stack, memory, everything, most, recompute=recompute) as blocks:
+        taught = teach(loaded, blocks.forward, examples, teachers, most)
+        if start is not None:
+            stack.start_from(start)
         for number in range(max(len(plan) for plan in plans)):
             active = [member for member in range(count) if number < len(plans[member])]
-            batch = [step for member in active for step in _rows(rows[member], examples[member], plans[member][number])]
+            batch = [
+                step
+                for member in active
+                for step in _rows(rows[member], examples[member], taught[member], plans[member][number])
+            ]
             step_losses = [0.0] * count
             for part in passes([len(step.row.ids) for step in batch], most):
-                for step, loss in zip(batch[part], _pass(loaded, blocks, batch[part], memory), strict=True):
+                for step, loss in zip(batch[part], _pass(loaded, recipe, blocks, batch[part], memory), strict=True):
                     step_losses[step.row.member] += loss
             stack.step(active)
             for member in active:
@@ -237,13 +251,17 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _rows(rows: Sequence[Row], examples: Sequence[Example], chosen: Sequence[int]) -> Iterator[_StepRow]:
+def _rows(
+    rows: Sequence[Row], examples: Sequence[Example], taught: Sequence[Expected | None], chosen: Sequence[int]
+) -> Iterator[_StepRow]:
     """A step's loss of one document is the mean over all its loss tokens."""
     weight = 1 / sum(examples[index].loss_tokens for index in chosen)
-    return (_StepRow(rows[index], examples[index].loss_start, weight) for index in chosen)
+    return (_StepRow(rows[index], examples[index].loss_start, weight, taught[index]) for index in chosen)
 
 
-def _pass(loaded: LoadedModel, blocks: Blocks, batch: Sequence[_StepRow], memory: Memory) -> list[float]:
+def _pass(
+    loaded: LoadedModel, recipe: Recipe, blocks: Blocks, batch: Sequence[_StepRow], memory: Memory
+) -> list[float]:
     """Run one forward and backward pass, and return every row's share of its document's loss."""
     device = loaded.device
     packing = Packing([step.row for step in batch], device, loaded.model.dtype)
@@ -262,11 +280,25 @@ def _pass(loaded: LoadedModel, blocks: Blocks, batch: Sequence[_StepRow], memory
         getattr(loaded.model.config, "final_logit_softcapping", None),
         kernels_for(device),
         memory,
+        _soft_targets(batch, counts, recipe.distillation, device),
     )
     # Tokens that rows share may predict several: their gradients add up.
     blocks.backward(torch.zeros_like(hidden).index_add_(0, at, slope))
     shares = torch.split((losses * weights).cpu(), counts)
     return [float(share.sum()) for share in shares]
+
+
+def _soft_targets(batch: Sequence[_StepRow], counts: Sequence[int], share: float, device: str) -> SoftTargets | None:
+    starts = accumulate(counts, initial=0)
+    taught = [(start, step.expected) for start, step in zip(starts, batch, strict=False) if step.expected is not None]
+    if not taught:
+        return None
+    return SoftTargets(
+        at=send(torch.cat([torch.arange(start, start + len(one.tokens)) for start, one in taught]), device),
+        tokens=torch.cat([one.tokens for _, one in taught]),
+        probabilities=torch.cat([one.probabilities for _, one in taught]),
+        share=share,
+    )
 
 
 _memories: WeakKeyDictionary[Any, Memory] = WeakKeyDictionary()

@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional
 
 from registry.base_model import LoadedModel, ModelFiles, linear_shapes, load, locate
-from registry.encoding.examples import build_examples, plan_steps
+from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.stack import initial_parameters
+from registry.encoding.teacher import TOP_TOKENS
 from registry.recipe import Recipe
 from registry.records import Augmentation, Document, EncodingInput, QAPair
 from registry.store.layout import AdapterLayout
@@ -83,18 +84,43 @@ def vector_of(layout: AdapterLayout, data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(layout.body(data)), dtype=getattr(torch, layout.dtype)).float()
 
 
-def train_with_peft(loaded: LoadedModel, recipe: Recipe, layout: AdapterLayout, given: EncodingInput) -> torch.Tensor:
+def soft_loss(loaded: LoadedModel, recipe: Recipe, example: Example, logits: torch.Tensor) -> torch.Tensor:
+    """The loss of one example: cross-entropy, and where it has a teacher, a share of it against what that expects."""
+    targets = torch.tensor(example.ids[example.loss_start :])
+    hard = functional.cross_entropy(logits, targets, reduction="sum")
+    if not example.teacher:
+        return hard
+    with torch.no_grad():
+        ids = torch.tensor([[*example.teacher, *targets.tolist()]])
+        expected = loaded.model(input_ids=ids).logits[0, len(example.teacher) - 1 : -1]
+        best = expected.topk(min(TOP_TOKENS, expected.shape[1]))
+        wanted = torch.zeros_like(expected).scatter_(1, best.indices, best.values.softmax(1))
+    soft = functional.cross_entropy(logits, wanted, reduction="sum")
+    return (1 - recipe.distillation) * hard + recipe.distillation * soft
+
+
+def train_with_peft(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    layout: AdapterLayout,
+    given: EncodingInput,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Train one document with PEFT's LoRA, torch's AdamW and cross-entropy, one example at a time; the flat vector."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     modules = [tensor.module for tensor in layout.tensors]
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=sorted(set(modules)), lora_dropout=0.0)
     model: Any = get_peft_model(copy.deepcopy(loaded.model), config)
-    start = initial_parameters(layout, recipe.init_seed)
+    start = initial_parameters(layout, recipe.init_seed) if start is None else start
     set_peft_model_state_dict(
         model,
         {t.name: start[t.offset_elements : t.offset_elements + t.elements].view(t.shape) for t in layout.tensors},
     )
+    if recipe.freeze_a:
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(False)
     examples = build_examples(loaded.tokenizer, recipe, given)
     steps = plan_steps(recipe, given.document.digest, len(examples))
     optimiser = torch.optim.AdamW(
@@ -109,7 +135,7 @@ def train_with_peft(loaded: LoadedModel, recipe: Recipe, layout: AdapterLayout, 
             example = examples[index]
             ids = torch.tensor([example.ids])
             logits = model(input_ids=ids).logits[0, example.loss_start - 1 : -1]
-            losses = losses + functional.cross_entropy(logits, ids[0, example.loss_start :], reduction="sum")
+            losses = losses + soft_loss(loaded, recipe, example, logits)
             count += example.loss_tokens
         (losses / count).backward()
         optimiser.step()

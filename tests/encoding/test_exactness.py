@@ -42,8 +42,21 @@ def encode(loaded: LoadedModel, recipe: Recipe, inputs: list[EncodingInput]) -> 
         {"examples": ("qa-passage", "text"), "rank": 3, "examples_per_step": 1},
         {"examples": ("qa-passage", "qa"), "loss": "all", "examples_per_step": 8},
         {"targets": ("q_proj", "v_proj", "o_proj", "down_proj"), "first_layer": 1},
+        {"freeze_a": True, "weight_decay": 0.0},
+        {"examples": ("qa", "text"), "distillation": 0.7, "first_layer": 1},
+        {"examples": ("qa-both", "reversed", "statements"), "distillation": 1.0},
     ],
-    ids=["default", "all-tokens", "upper-layers", "with-passage", "shared-passage", "attention"],
+    ids=[
+        "default",
+        "all-tokens",
+        "upper-layers",
+        "with-passage",
+        "shared-passage",
+        "attention",
+        "only-b",
+        "distilled",
+        "distilled-alone",
+    ],
 )
 def test_each_adapter_equals_the_one_that_peft_trains(
     tiny_model: LoadedModel, recipe: Recipe, inputs: list[EncodingInput], change: dict[str, object]
@@ -64,6 +77,30 @@ def test_the_paper_preset_equals_peft(tiny_model: LoadedModel, inputs: list[Enco
     for given, adapter in zip(inputs, encode(tiny_model, recipe, inputs), strict=True):
         expected = train_with_peft(tiny_model, recipe, layout, given)
         assert relative_distance(vector_of(layout, adapter.data), expected, start) < PEFT_BOUND
+
+
+@pytest.mark.parametrize("change", [{}, {"distillation": 0.5}, {"freeze_a": True, "weight_decay": 0.0}])
+def test_from_a_task_adapter_it_equals_peft_s_too(
+    tiny_model: LoadedModel, recipe: Recipe, inputs: list[EncodingInput], change: dict[str, object]
+) -> None:
+    recipe = replace(recipe, **change)  # type: ignore[arg-type]
+    layout = layout_of(tiny_model, recipe)
+    task = vector_of(layout, encode(tiny_model, recipe, inputs[:1])[0].data)
+    adapters = encode_group(tiny_model, recipe, layout, inputs, start=task.numpy().tobytes())
+    for given, adapter in zip(inputs, adapters, strict=True):
+        expected = train_with_peft(tiny_model, recipe, layout, given, start=task)
+        assert relative_distance(vector_of(layout, adapter.data), expected, task) < PEFT_BOUND
+
+
+def test_only_b_leaves_the_shared_a(tiny_model: LoadedModel, recipe: Recipe, inputs: list[EncodingInput]) -> None:
+    recipe = replace(recipe, freeze_a=True, weight_decay=0.0)
+    layout = layout_of(tiny_model, recipe)
+    start = initial_parameters(layout, recipe.init_seed)
+    for adapter in encode(tiny_model, recipe, inputs):
+        vector = vector_of(layout, adapter.data)
+        for tensor in layout.tensors:
+            part = slice(tensor.offset_elements, tensor.offset_elements + tensor.elements)
+            assert torch.equal(vector[part], start[part]) == (tensor.which == "A")
 
 
 @pytest.mark.parametrize("first_layer", [0, 2])
