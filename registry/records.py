@@ -188,6 +188,27 @@ class Pack:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskAdapter:
+    """The warm-up: an adapter trained once from question-answer pairs, from which a recipe's documents start.
+
+    ``recipe_digest`` is the recipe that it was trained by. ``questions`` counts the pairs, ``questions_digest``
+    identifies them together; ``question_digests``, sorted and each once, are the sha256 of every normalised question,
+    so that an evaluation on any of them can be refused. ``name`` may be empty, and need not be unique.
+    """
+
+    digest: str
+    recipe_digest: str
+    name: str
+    questions_digest: str
+    question_digests: tuple[str, ...]
+    questions: int
+    parameters: int
+    size_bytes: int
+    training: Training
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """An immutable numbered state of a corpus."""
 
@@ -228,6 +249,7 @@ class Hit:
 class Answer:
     """An answered question and everything that explains it.
 
+    ``weights`` are the factors of the hits' adapters in the merge, ``common_weight`` that of the corpus' common part.
     ``milliseconds`` is per step: search, load, merge, inject, prefill, decode (a batch's time is shared evenly).
     """
 
@@ -243,3 +265,4 @@ class Answer:
     prompt_tokens: int
     answer_tokens: int
     milliseconds: dict[str, float]
+    common_weight: float = 0.0

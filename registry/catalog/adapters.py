@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalog.chunks import chunked
@@ -22,6 +22,7 @@ from registry.catalog.models import (
     DocumentRow,
     PackRow,
     RecipeRow,
+    TaskAdapterRow,
     utc_now,
 )
 from registry.errors import IntegrityError, NotFoundError
@@ -98,7 +99,7 @@ def replace_packs(session: Session, new: Pack, old: Sequence[str]) -> None:
 
     Raises:
         NotFoundError: an old pack or an adapter of the new one is not in the catalog.
-        IntegrityError: the new pack lacks an adapter that lies in no other pack.
+        IntegrityError: the new pack lacks an adapter that lies in no other pack, or an old one holds a task adapter.
     """
     replaced = require_ids(session, PackRow, (digest for digest in old if digest != new.digest), "pack")
     builds = set(session.scalars(select(PackRow.build_id).where(PackRow.id.in_(replaced.values()))))
@@ -112,6 +113,11 @@ def replace_packs(session: Session, new: Pack, old: Sequence[str]) -> None:
     )
     if lost is not None:
         raise IntegrityError(f"pack {new.digest} lacks adapter {lost}, so the packs it combines cannot be forgotten")
+    task_adapter = session.scalar(
+        select(TaskAdapterRow.digest).where(TaskAdapterRow.pack_id.in_(replaced.values())).limit(1)
+    )
+    if task_adapter is not None:
+        raise IntegrityError(f"task adapter {task_adapter} lies in a pack of its own, which cannot be combined")
     for number in replaced.values():
         inside = delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number)
         session.execute(inside, execution_options=BULK)
@@ -166,8 +172,13 @@ def pack_digests(session: Session) -> set[str]:
 
 
 def forget_packs(session: Session, digests: Iterable[str]) -> None:
-    """Forget packs whose bytes are gone; their adapters stay known, but lie in those packs no more."""
+    """Forget packs whose bytes are gone; their adapters stay known, but lie in those packs no more.
+
+    So do task adapters: which questions they were trained on is needed as long as what started from them.
+    """
     for number in ids_by_digest(session, PackRow, digests).values():
+        held = update(TaskAdapterRow).where(TaskAdapterRow.pack_id == number)
+        session.execute(held.values(pack_id=None, offset=None), execution_options=BULK)
         session.execute(delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number))
         session.execute(delete(PackRow).where(PackRow.id == number))
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalog.evaluations import EvaluationRecord, get_evaluation, list_evaluations
 from registry.catalog.identifiers import complete_digest
 from registry.catalog.lines import (
     EXCERPT,
@@ -51,6 +52,9 @@ from registry.catalog.showing import (
 )
 from registry.records import Version
 
+show_evaluation = get_evaluation
+"""Called like the others."""
+
 __all__ = [
     "AdapterDetail",
     "AdapterLine",
@@ -59,6 +63,7 @@ __all__ = [
     "CorpusLine",
     "DocumentDetail",
     "DocumentLine",
+    "EvaluationRecord",
     "QueryDetail",
     "QueryLine",
     "Summary",
@@ -66,11 +71,13 @@ __all__ = [
     "list_builds",
     "list_corpora",
     "list_documents",
+    "list_evaluations",
     "list_queries",
     "show_adapter",
     "show_build",
     "show_corpus",
     "show_document",
+    "show_evaluation",
     "show_query",
     "summary",
 ]

@@ -109,6 +109,23 @@ def documents_by_record(session: Session, version: Version, names: Iterable[str]
     return found
 
 
+def documents_by_title(session: Session, version: Version, titles: Iterable[str]) -> dict[str, list[str]]:
+    """Return the digests of a version's documents by their title, in order of the digests."""
+    found: dict[str, list[str]] = {}
+    corpus = corpus_id(session, version.corpus)
+    for chunk in chunked(set(titles)):
+        rows = session.execute(
+            select(DocumentRow.title, DocumentRow.digest)
+            .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
+            .where(MembershipRow.corpus_id == corpus, valid_at(MembershipRow, version.number))
+            .where(DocumentRow.title.in_(chunk))
+            .order_by(DocumentRow.digest)
+        )
+        for title, digest in rows:
+            found.setdefault(title, []).append(digest)
+    return found
+
+
 def valid_at(row: type[MembershipRow] | type[PlaceRow], number: int) -> ColumnElement[bool]:
     """Return the condition that a validity range covers a version."""
     return (row.from_version <= number) & or_(row.to_version.is_(None), row.to_version > number)

@@ -12,9 +12,12 @@ from registry.catalog.models.artifacts import (
     PackRow,
     RecipeRow,
     SourceRow,
+    TaskAdapterQuestionRow,
+    TaskAdapterRow,
 )
 from registry.catalog.models.base import Base, utc_now
 from registry.catalog.models.corpora import AliasMoveRow, AliasRow, CorpusRow, MembershipRow, PlaceRow, VersionRow
+from registry.catalog.models.evaluations import EvaluationResultRow, EvaluationRow, EvaluationScoreRow
 
 __all__ = [
     "AdapterInputRow",
@@ -31,6 +34,9 @@ __all__ = [
     "BuildRow",
     "CorpusRow",
     "DocumentRow",
+    "EvaluationResultRow",
+    "EvaluationRow",
+    "EvaluationScoreRow",
     "MembershipRow",
     "PackRow",
     "PlaceRow",
@@ -38,6 +44,8 @@ __all__ = [
     "QueryRow",
     "RecipeRow",
     "SourceRow",
+    "TaskAdapterQuestionRow",
+    "TaskAdapterRow",
     "VersionRow",
     "utc_now",
 ]

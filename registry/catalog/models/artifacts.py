@@ -1,4 +1,4 @@
-"""What is made once and never changes: base models, recipes, documents, augmentations, adapters, packs."""
+"""What is made once and never changes: base models, recipes, documents, augmentations, all adapters, packs."""
 
 from __future__ import annotations
 
@@ -223,3 +223,67 @@ class AdapterLocationRow(Base):
     pack_id: Mapped[int] = mapped_column(ForeignKey("packs.id"), primary_key=True)
     offset: Mapped[int] = mapped_column(comment="bytes from the start of the file")
     size_bytes: Mapped[int]
+
+
+class TaskAdapterRow(Base):
+    """An adapter trained from question-answer pairs, from which documents' adapters start, and how it came to be.
+
+    It lies in a pack of its own, which has no row in adapter_locations. Where that pack is lost, the row stays: the
+    digests of its training questions must be known as long as any adapter that started from it is asked.
+    """
+
+    __tablename__ = "task_adapters"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint("length(digest) = 64", name="digest_length"),
+        CheckConstraint("length(questions_digest) = 64", name="questions_digest_length"),
+        CheckConstraint("size_bytes > 0 AND parameters > 0", name="not_empty"),
+        CheckConstraint('(pack_id IS NULL) = ("offset" IS NULL)', name="offset_when_in_pack"),
+        CheckConstraint('"offset" >= 0', name="offset_not_negative"),
+        CheckConstraint("questions > 0", name="questions_positive"),
+        CheckConstraint(
+            "examples >= 0 AND tokens >= 0 AND steps >= 0 AND group_size > 0 AND elapsed_seconds >= 0",
+            name="measurements_not_negative",
+        ),
+        Index(None, "recipe_id"),
+        Index(None, "pack_id"),
+        {"comment": "Adapters trained from question-answer pairs, from which the adapters of documents start."},
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[Digest] = mapped_column(comment="sha256 of the adapter's safetensors bytes")
+    recipe_id: Mapped[int] = mapped_column(ForeignKey("recipes.id"), comment="the recipe that it was trained by")
+    name: Mapped[str] = mapped_column(comment="given by its maker, not unique; empty for none")
+    questions_digest: Mapped[Digest] = mapped_column(comment="sha256 over the question-answer pairs together")
+    questions: Mapped[int] = mapped_column(comment="number of question-answer pairs")
+    pack_id: Mapped[int | None] = mapped_column(
+        ForeignKey("packs.id"), comment="the pack that holds it alone; null: its bytes are lost"
+    )
+    offset: Mapped[int | None] = mapped_column(comment="bytes from the start of the file")
+    size_bytes: Mapped[int]
+    parameters: Mapped[int]
+    examples: Mapped[int] = mapped_column(comment="training examples")
+    tokens: Mapped[int] = mapped_column(comment="tokens passed through the model, all epochs together")
+    steps: Mapped[int] = mapped_column(comment="optimiser steps")
+    first_loss: Mapped[float] = mapped_column(comment="nats a token, first step")
+    last_loss: Mapped[float] = mapped_column(comment="nats a token, last step")
+    elapsed_seconds: Mapped[float]
+    device: Mapped[str]
+    dtype: Mapped[str] = mapped_column(comment="of the frozen base's computation")
+    group_size: Mapped[int] = mapped_column(comment="adapters trained in the same pass")
+    library_versions: Mapped[dict[str, str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+
+
+class TaskAdapterQuestionRow(Base):
+    """A question that a task adapter was trained on; an evaluation on it would measure nothing."""
+
+    __tablename__ = "task_adapter_questions"
+    __table_args__ = (
+        CheckConstraint("length(question_digest) = 64", name="question_digest_length"),
+        Index(None, "question_digest"),
+        {"comment": "The questions that task adapters were trained on, by digest."},
+    )
+
+    task_adapter_id: Mapped[int] = mapped_column(ForeignKey("task_adapters.id"), primary_key=True)
+    question_digest: Mapped[Digest] = mapped_column(primary_key=True, comment="sha256 of the normalised question")
