@@ -36,6 +36,7 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         "base_model": answer.base_model,
         "hits": [hit_record(hit) for hit in answer.hits],
         "weights": list(answer.weights),
+        "common_weight": answer.common_weight,
         "prompt_tokens": answer.prompt_tokens,
         "answer_tokens": answer.answer_tokens,
         "milliseconds": answer.milliseconds,
@@ -57,10 +58,12 @@ def write_explanation(answer: Answer) -> None:
         write_line()
         # Only modes that merge adapters weigh them.
         weights = answer.weights or (None,) * len(answer.hits)
-        rows = [
+        rows: list[tuple[object, ...]] = [
             (hit.rank, hit.score, weight, hit.document.title, hit.document.digest, hit.adapter_digest)
             for hit, weight in zip(answer.hits, weights, strict=True)
         ]
+        if answer.common_weight:
+            rows.append((None, None, answer.common_weight, "the common part", None, None))
         write_table(rows, ("rank", "score", "weight", "title", "digest", "adapter_digest"))
     elif answer.mode != "closed-book":
         write_line()

@@ -12,7 +12,7 @@ from cli.answers import answer_record, write_explanation
 from cli.options import MAX_HITS
 from cli.output import ask_line, say, show_error, write_json, write_line, write_part
 from registry.errors import Interrupted, PragregError, UsageError
-from registry.merging.weights import parse_weights
+from registry.merging.methods import GRAMMAR, parse_merge
 from registry.records import MODES
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ HISTORY_LINES = 1000
 HELP = f"""\
 /mode NAME     one of {", ".join(MODES)}
 /k N           how many documents to retrieve, 1 to {MAX_HITS}
-/weights HOW   uniform, mean, score, first, best, or numbers
+/merge HOW     {GRAMMAR}
 /explain       show what gave each answer, or stop doing so
 /help          this
 /quit          leave, as does Ctrl-D"""
@@ -100,17 +100,16 @@ class Prompt:
             if not (value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_HITS):
                 raise UsageError(f"{value!r} is not a number of documents", hint=f"/k 1 to /k {MAX_HITS}")
             self._set(k=int(value))
-        elif name == "weights":
-            self._set(weights=value)
+        elif name == "merge":
+            self._set(merge=value)
         else:
             raise UsageError(f"there is no command /{name}", hint="/help")
         return True
 
     def _set(self, **changes: object) -> None:
         asking = replace(self.asking, **changes)  # type: ignore[arg-type]
-        parse_weights(asking.weights, asking.k)
-        self.asking = asking
-        say(f"mode {self.asking.mode}, k {self.asking.k}, weights {self.asking.weights}")
+        self.asking = replace(asking, merge=str(parse_merge(asking.merge, asking.k)))
+        say(f"mode {self.asking.mode}, k {self.asking.k}, merge {self.asking.merge}")
 
     @contextlib.contextmanager
     def _line_editing(self) -> Iterator[None]:

@@ -19,15 +19,15 @@ from cli.options import (
     home_option,
     json_option,
     max_tokens_option,
+    merge_option,
     mode_option,
     path_option,
     reference_option,
-    weights_option,
 )
 from cli.output import write_json
 from cli.progress import progress_bars
 from registry.errors import InputError, UsageError
-from registry.merging.weights import parse_weights
+from registry.merging.methods import parse_merge
 from registry.records import Mode
 from registry.settings import Home
 
@@ -42,7 +42,7 @@ ONE_A_LINE = "write one question a line, as plain text in UTF-8"
 @click.argument("question", required=False)
 @hits_option
 @mode_option
-@weights_option
+@merge_option
 @home_option
 @reference_option
 @click.option("--explain", is_flag=True, help="Show what gave the answer: hits, adapters, version, times.")
@@ -58,7 +58,7 @@ def query(
     question: str | None,
     k: int,
     mode: Mode,
-    weights: str,
+    merge: str,
     reference: str,
     explain: bool,
     file: Path | None,
@@ -75,11 +75,11 @@ def query(
     input is not a terminal, questions are read from it, one a line.
     """
     questions = _questions(question, file)
-    parse_weights(weights, k)
+    method = parse_merge(merge, k)
     # Only now what takes seconds: the pipeline brings torch, and then the model is loaded.
     from registry.pipeline.query import Asking, open_asker
 
-    asking = Asking(mode, k, weights, max_tokens, batch_size, log=not no_log)
+    asking = Asking(mode, k, str(method), max_tokens, batch_size, log=not no_log)
     with (
         progress_bars() as progress,
         open_asker(home, reference, device=device, dtype=dtype or "auto", progress=progress) as asker,

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 from registry.base_model import LoadedModel, encode_prompt, linear_shapes, load
 from registry.catalog.chunks import chunked
-from registry.catalog.members import documents_by_record
+from registry.catalog.members import documents_by_record, members
 from registry.catalog.queries import log_query
 from registry.catalog.recipes import get_base_model, get_recipe
 from registry.errors import UsageError
 from registry.generation.generate import Generated, OnText, generate, token_limit
 from registry.generation.slots import NO_ADAPTER, AdapterSlots
 from registry.layout import question_prompt, titled
-from registry.merging.weights import DEFAULT_WEIGHTS, Weighting, parse_weights
+from registry.merging.common import FORMAT, MOST_ADAPTERS, mean_adapter, remembered, spread
+from registry.merging.methods import DEFAULT_MERGE, Coefficients, Merge, parse_merge
+from registry.merging.products import inner_products
 from registry.pipeline.opened import Registry, Retriever, opened
 from registry.pipeline.progress import Progress, Silent
-from registry.pipeline.recipes import files_of
+from registry.pipeline.recipes import files_of, read_task_adapter
 from registry.pipeline.search import check_question
 from registry.recipe import Recipe
 from registry.records import MODES, Answer, Hit, Match, Mode, Version
@@ -31,17 +33,22 @@ DEFAULT_NEW_TOKENS = 32
 DEFAULT_BATCH_SIZE = 8
 SHOWN_CHARACTERS = 60
 """So much of a question is shown in a message about it."""
+COMMON_FOLDER = "common"
+"""The folder of the home with the common parts of versions; derived, and made again where one is missing."""
 ADAPTER_MODES: tuple[Mode, ...] = ("prag", "combined")
 PASSAGE_MODES: tuple[Mode, ...] = ("rag", "combined")
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are answered; ``batch_size`` of them share one forward pass, ``log`` records them."""
+    """How questions are answered; ``batch_size`` of them share one forward pass, ``log`` records them.
+
+    ``merge`` is a method as ``registry.merging.methods.parse_merge`` reads it.
+    """
 
     mode: Mode = "prag"
     k: int = DEFAULT_HITS
-    weights: str = DEFAULT_WEIGHTS
+    merge: str = DEFAULT_MERGE
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     batch_size: int = DEFAULT_BATCH_SIZE
     log: bool = True
@@ -72,6 +79,7 @@ class Asker:
         shapes = linear_shapes(self._loaded.model, self.recipe.targets, self.recipe.first_layer)
         self._layout = AdapterLayout.of(shapes, self.recipe.rank, self.recipe.adapter_dtype)
         self._slots: AdapterSlots | None = None
+        self._common: bytes | memoryview | None = None
 
     def ask(
         self,
@@ -86,47 +94,93 @@ class Asker:
         ``gold`` gives each question's documents instead of the index; ``on_text`` is told the text as it grows.
 
         Raises:
-            UsageError: a question is empty or too long for the model, ``k`` or the weights do not fit.
+            UsageError: a question is empty or too long for the model, ``k`` or the merge do not fit.
             IntegrityError: an adapter's bytes are damaged.
         """
-        weighting = parse_weights(asking.weights, asking.k)
+        merge = parse_merge(asking.merge, asking.k)
         for question in questions:
             check_question(question, asking.k)
+        if merge.needs_common and asking.mode in ADAPTER_MODES:
+            self.common()  # where it must be made, that is no question's time
         for numbers in chunked(range(len(questions)), asking.batch_size):
             part = [questions[number] for number in numbers]
             given = [gold[number] for number in numbers] if gold is not None else None
-            answers = self._answer(part, asking, weighting, given, on_text)
+            answers = self._answer(part, asking, merge, given, on_text)
             if asking.log:
                 with self._registry.catalog.write() as session:
                     for answer in answers:
                         log_query(session, answer)
             yield from answers
 
+    @property
+    def registry(self) -> Registry:
+        """The registry that the version lies in."""
+        return self._registry
+
+    @property
+    def device(self) -> str:
+        """Where the model is, such as "cpu" or "cuda:0"."""
+        return self._loaded.device
+
+    @property
+    def dtype(self) -> str:
+        """The numbers that the model computes in, such as "bfloat16"."""
+        return str(self._loaded.model.dtype).removeprefix("torch.")
+
+    def retrieve(self, questions: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
+        """Return what the index finds for every question, at most ``k`` documents each."""
+        for question in questions:
+            check_question(question, k)
+        return self._retriever.hits(questions, k)
+
     def documents_by_record(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Return document digests by record identifier, or by ``file name#ordinal`` where a source has no records."""
         with self._registry.catalog.read() as session:
             return documents_by_record(session, self.version, names)
 
+    def common(self) -> bytes | memoryview:
+        """Return the flat vector of what the version's adapters have in common.
+
+        That is the task adapter, where they started from one; else their mean, made once and remembered.
+
+        Raises:
+            IntegrityError: an adapter's bytes are lost or damaged.
+        """
+        if self._common is None and self.recipe.task_adapter:
+            self._common = read_task_adapter(self._registry, self.recipe)[1]
+        if self._common is None:
+            name = f"{self.version.digest}.mean-{MOST_ADAPTERS}-{FORMAT}"
+            file = self._registry.home.path / COMMON_FOLDER / name
+            self._common = remembered(file, self._layout.body_bytes, self._mean)
+        return self._common
+
+    def _mean(self) -> bytes:
+        chosen = set(spread(self.version.documents))
+        with self._registry.catalog.read() as session:
+            every = enumerate(members(session, self.version))
+            digests = [adapter for number, (_, adapter) in every if number in chosen]
+        bodies = [self._layout.body(data) for data in self._registry.adapters(digests).values()]
+        return mean_adapter(self._layout, bodies).body
+
     def _answer(
         self,
         questions: Sequence[str],
         asking: Asking,
-        weighting: Weighting,
+        merge: Merge,
         gold: Sequence[Sequence[Match]] | None,
         on_text: OnText | None,
     ) -> list[Answer]:
         clock = _Clock(len(questions))
         hits = self._retrieve(questions, asking, gold, clock)
-        weights = [self._weights(found, asking, weighting) for found in hits]
         prompts = [self._prompt(question, found, asking) for question, found in zip(questions, hits, strict=True)]
-        self._inject(hits, weights, asking, clock)
-        rows = [row if own else NO_ADAPTER for row, own in enumerate(weights)]
+        merged = self._inject(hits, merge, asking, clock)
+        rows = [row if own.hits else NO_ADAPTER for row, own in enumerate(merged)]
         generated = generate(
             self._loaded, self._slots, prompts, rows, max_new_tokens=asking.max_new_tokens, on_text=on_text
         )
         return [
             self._record(question, asking.mode, found, own, text, clock)
-            for question, found, own, text in zip(questions, hits, weights, generated, strict=True)
+            for question, found, own, text in zip(questions, hits, merged, generated, strict=True)
         ]
 
     def _retrieve(
@@ -151,36 +205,39 @@ class Asker:
             )
         return ids
 
-    def _weights(self, hits: Sequence[Hit], asking: Asking, weighting: Weighting) -> tuple[float, ...]:
-        return weighting([hit.score for hit in hits]) if hits and asking.mode in ADAPTER_MODES else ()
-
-    def _inject(
-        self, hits: Sequence[Sequence[Hit]], weights: Sequence[Sequence[float]], asking: Asking, clock: _Clock
-    ) -> None:
-        """Merge every question's adapters and copy the result into its slot."""
-        if not any(weights):
-            return
+    def _inject(self, hits: Sequence[Sequence[Hit]], merge: Merge, asking: Asking, clock: _Clock) -> list[Coefficients]:
+        """Merge every question's adapters and copy the result into its slot; return what each counted."""
+        if asking.mode not in ADAPTER_MODES or not any(hits):
+            return [Coefficients()] * len(hits)
         with clock.step("load"):
             bodies = self._bodies(hits)
-        slots = self._room(len(hits), asking)
-        for row, (found, own) in enumerate(zip(hits, weights, strict=True)):
-            chosen = [(bodies[hit.adapter_digest], weight) for hit, weight in zip(found, own, strict=True) if weight]
+            common = [self.common()] if merge.needs_common else []
+        slots = self._room(len(hits), asking.k + len(common))
+        merged: list[Coefficients] = []
+        for row, found in enumerate(hits):
+            terms = [*(bodies[hit.adapter_digest] for hit in found), *common]
             with clock.step("merge"):
-                merged = slots.merge([body for body, _ in chosen], [weight for _, weight in chosen], self.recipe.scale)
+                products = inner_products(self._layout, terms, self.recipe.scale) if merge.needs_products else None
+                own = merge.coefficients([hit.score for hit in found], products)
+                factors = (*own.hits, own.common)  # the last is 0 where there is no common part
+                chosen = [(term, factor) for term, factor in zip(terms, factors, strict=False) if factor]
+                sum_of = slots.merge([term for term, _ in chosen], [factor for _, factor in chosen], self.recipe.scale)
             with clock.step("inject"):
-                slots.inject(row, merged)
+                slots.inject(row, sum_of)
+            merged.append(own)
+        return merged
 
     def _bodies(self, hits: Sequence[Sequence[Hit]]) -> Mapping[str, memoryview]:
         data = self._registry.adapters(hit.adapter_digest for found in hits for hit in found)
         return {digest: self._layout.body(one) for digest, one in data.items()}
 
-    def _room(self, questions: int, asking: Asking) -> AdapterSlots:
-        """Return slots for so many questions of ``k`` adapters; made once and again only when more are needed."""
+    def _room(self, questions: int, adapters: int) -> AdapterSlots:
+        """Return slots for so many questions of so many adapters; made again only when more are needed."""
         slots = self._slots
-        if slots is None or slots.capacity < questions or slots.max_adapters < asking.k:
+        if slots is None or slots.capacity < questions or slots.max_adapters < adapters:
             if slots is not None:
                 slots.remove()
-            self._slots = slots = AdapterSlots(self._loaded, self._layout, questions, asking.k)
+            self._slots = slots = AdapterSlots(self._loaded, self._layout, questions, adapters)
         return slots
 
     def _record(
@@ -188,7 +245,7 @@ class Asker:
         question: str,
         mode: Mode,
         hits: Sequence[Hit],
-        weights: Sequence[float],
+        merged: Coefficients,
         generated: Generated,
         clock: _Clock,
     ) -> Answer:
@@ -201,7 +258,8 @@ class Asker:
             recipe_digest=self.recipe.digest,
             base_model=self.base_model.fingerprint,
             hits=tuple(hits),
-            weights=tuple(weights),
+            weights=merged.hits,
+            common_weight=merged.common,
             prompt_tokens=generated.prompt_tokens,
             answer_tokens=len(generated.tokens),
             milliseconds=clock.milliseconds | {"prefill": generated.prefill_ms, "decode": generated.decode_ms},

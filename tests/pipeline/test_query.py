@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,23 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from registry.catalog.listing import list_queries
+from registry.catalog.members import members
 from registry.documents import ReadOptions
 from registry.errors import IntegrityError, NotFoundError, UsageError
+from registry.merging.common import mean_adapter
+from registry.merging.export import export_adapter
+from registry.pipeline import query
 from registry.pipeline.build import BuildRequest, build
-from registry.pipeline.evaluate import EvaluationRequest, evaluate
 from registry.pipeline.export import export
 from registry.pipeline.opened import opened
 from registry.pipeline.progress import Silent
-from registry.pipeline.query import Asker, Asking, open_asker
+from registry.pipeline.query import COMMON_FOLDER, Asker, Asking, open_asker
 from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.search import search
-from registry.records import MODES, Mode
+from registry.records import MODES, Answer, Mode
 from registry.settings import Home, create_home
-from tests.pipeline.conftest import Sample, write_sample
+from registry.store.layout import read_layout
+from tests.pipeline.conftest import write_sample
 
 QUESTIONS = ["Who grinds blue barley?", "What does the ferry of Tarn carry?", "c++ OR (", "Which bell?"]
 
@@ -107,7 +112,7 @@ def test_questions_are_logged_unless_told_otherwise(built: Home, asker: Asker) -
 
 
 def test_impossible_questions_are_refused(asker: Asker) -> None:
-    for question, asking in (("  ", Asking()), ("fine", Asking(k=0)), ("fine", Asking(weights="heavy"))):
+    for question, asking in (("  ", Asking()), ("fine", Asking(k=0)), ("fine", Asking(merge="heavy"))):
         with pytest.raises(UsageError):
             list(asker.ask([question], asking))
     with pytest.raises(UsageError):
@@ -123,7 +128,8 @@ def test_a_question_that_is_too_long_is_named(asker: Asker) -> None:
     assert "fewer passages with -k" in str(refused.value.hint)
 
 
-def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("merge", ["softmax", "uniform+common+orthogonal+cap:1.2"])
+def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: Path, merge: str) -> None:
     """The logits after a question's prompt, against PEFT's merge of what `export` writes of the answer's adapters."""
     seen: list[tuple[list[list[int]], torch.Tensor]] = []
 
@@ -133,26 +139,72 @@ def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: 
 
     watching = nn.modules.module.register_module_forward_hook(look, with_kwargs=True)
     try:
-        (answer,) = asker.ask(["the mill ferry lamp"], Asking(k=3, weights="score", log=False))
+        (answer,) = asker.ask(["the mill ferry lamp"], Asking(k=3, merge=merge, log=False))
     finally:
         watching.remove()
     assert len(answer.hits) == 3
     ids, hidden = torch.tensor(seen[0][0]), seen[0][1]
     export(built, [hit.adapter_digest for hit in answer.hits], tmp_path)
     folders = [tmp_path / f"adapter-{hit.adapter_digest[:12]}" for hit in answer.hits]
+    weights = list(answer.weights)
+    if answer.common_weight:
+        layout = read_layout((folders[0] / "adapter_model.safetensors").read_bytes())
+        folders.append(tmp_path / "common")
+        data = layout.serialise(asker.common())
+        export_adapter(data, folders[-1], recipe=asker.recipe, base_model=asker.base_model)
+        weights.append(answer.common_weight)
+    assert len(weights) == 3 + ("common" in merge)
     base = AutoModelForCausalLM.from_pretrained(asker.base_model.reference, dtype=torch.float32)
     with torch.inference_mode():
         bare, ours = base(input_ids=ids).logits[:, -1], base.get_output_embeddings()(hidden)
-    model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name="hit_1")
-    for rank, folder in enumerate(folders[1:], 2):
-        model.load_adapter(str(folder), adapter_name=f"hit_{rank}")
-    names = ["hit_1", "hit_2", "hit_3"]
-    model.base_model.add_weighted_adapter(names, list(answer.weights), "merged", combination_type="cat")
+    names = [f"adapter_{number}" for number in range(len(folders))]
+    model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name=names[0])
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        model.load_adapter(str(folder), adapter_name=name)
+    model.base_model.add_weighted_adapter(names, weights, "merged", combination_type="cat")
     model.set_adapter("merged")
     with torch.inference_mode():
         theirs = model(input_ids=ids).logits[:, -1]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert (theirs - bare).abs().max() > 1e-2
+
+
+def test_the_common_part_is_made_once_and_again_where_damaged(built: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(merge: str) -> list[Answer]:
+        with open_asker(built, "default", device="cpu") as asker:
+            return list(asker.ask(QUESTIONS, Asking(k=3, merge=merge, max_new_tokens=8, log=False)))
+
+    fresh = answers("uniform+common+cap")
+    (file,) = (built.path / COMMON_FOLDER).iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4] + b"\0\0\0\1")
+    again = answers("uniform+common+cap")
+    assert file.read_bytes() == whole
+    monkeypatch.setattr(query, "mean_adapter", lambda *_: pytest.fail("the common part was made again"))
+    remembered = answers("uniform+common+cap")
+    for answer, *others in zip(fresh, again, remembered, strict=True):
+        assert all(replace(one, milliseconds=answer.milliseconds) == answer for one in others)
+        assert (answer.common_weight == 0) == (len(answer.hits) < 2)
+        assert len(answer.weights) == len(answer.hits)
+    assert all(answer.common_weight == 0 for answer in answers("uniform+cap"))
+
+
+def test_a_method_with_the_common_part_gets_room_for_it(asker: Asker) -> None:
+    asked = ["the of Tarn bell mill ferry"]
+    plain = next(iter(asker.ask(asked, Asking(k=3, merge="1,1,1", log=False))))
+    (answer,) = asker.ask(asked, Asking(k=3, merge="uniform+common+orthogonal", log=False))
+    assert len(answer.hits) == 3
+    assert all([*answer.weights, answer.common_weight])
+    assert list(answer.milliseconds) == list(plain.milliseconds)
+    assert next(iter(asker.ask(asked, Asking(k=3, merge="1,1,1", log=False)))).answer == plain.answer
+
+
+def test_the_common_part_is_the_mean_of_the_version(built: Home, asker: Asker) -> None:
+    with opened(built) as registry, registry.catalog.read() as session:
+        digests = [adapter for _, adapter in members(session, asker.version)]
+        data = registry.adapters(digests)
+        layout = read_layout(data[digests[0]])
+        assert mean_adapter(layout, [layout.body(data[digest]) for digest in digests]).body == asker.common()
 
 
 def test_an_index_that_turns_out_damaged_is_made_anew(built: Home) -> None:
@@ -180,17 +232,6 @@ def damage(index: Path) -> None:
 def test_a_corpus_that_is_not_there_is_refused(built: Home) -> None:
     with pytest.raises(NotFoundError, match="nowhere"), open_asker(built, "nowhere", device="cpu"):
         pass
-
-
-def test_evaluation_scores_every_mode(built: Home, tmp_path: Path) -> None:
-    sample: Sample = write_sample(tmp_path / "sample")
-    request = EvaluationRequest(sample.questions, MODES, Asking(k=2, max_new_tokens=4))
-    result = evaluate(built, "default", request, device="cpu", progress=Silent())
-    assert [one.mode for one in result.results] == list(MODES)
-    assert result.questions == sample.count
-    assert result.found_gold == 1.0
-    gold = EvaluationRequest(sample.questions, ("prag",), Asking(k=1, max_new_tokens=4), gold=True)
-    assert evaluate(built, "default", gold, device="cpu", progress=Silent()).found_gold is None
 
 
 def test_damaged_bytes_are_not_answered_from(built: Home) -> None:
