@@ -1,4 +1,5 @@
-"""The commands that look at what is there: ``documents``, ``adapters``, ``corpora``, ``builds`` and ``queries``."""
+"""The commands that look at what is there: ``documents``, ``adapters``,
+``corpora``, ``builds``, ``queries``, ``evaluations``."""
 
 from __future__ import annotations
 
@@ -226,3 +227,30 @@ def show_query(home: Home, number: str, as_json: bool) -> None:
         "hits": hits,
     }
     write_json(record) if as_json else write_record(record)
+
+
+@click.group()
+def evaluations() -> None:
+    """Look at the evaluations."""
+
+
+@evaluations.command("list")
+@corpus_option
+@limit_option
+@offset_option
+@home_option
+@json_option
+def list_evaluations(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
+    """List evaluations with the F1 of every mode, newest first."""
+    columns = ("number", "created_at", "version", "questions_name", "questions", "gold", "f1")
+    _list(home, "evaluations", columns, as_json, limit, **filters)
+
+
+@evaluations.command("show")
+@click.argument("number")
+@home_option
+@json_option
+def show_evaluation(home: Home, number: str, as_json: bool) -> None:
+    """Show an evaluation by its NUMBER, with all measures and their intervals."""
+    found = _show(home, "evaluation", number)
+    write_json(found) if as_json else write_record(found)

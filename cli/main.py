@@ -29,6 +29,7 @@ BROKEN_PIPE = 141
 COMMANDS = {
     "init": "cli.init:init",
     "plan": "cli.plan:plan",
+    "warmup": "cli.warmup:warmup",
     "build": "cli.build:build",
     "query": "cli.query:query",
     "search": "cli.search:search",
@@ -41,6 +42,7 @@ COMMANDS = {
     "corpora": "cli.listing:corpora",
     "builds": "cli.listing:builds",
     "queries": "cli.listing:queries",
+    "evaluations": "cli.listing:evaluations",
     "db": "cli.db:db",
     "completion": "cli.completion:completion",
 }

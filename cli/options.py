@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from registry.errors import HomeError, PragregError, UsageError
-from registry.merging.weights import DEFAULT_WEIGHTS
+from registry.merging.methods import DEFAULT_MERGE, GRAMMAR
 from registry.recipe import PRESETS
 from registry.records import MODES
 from registry.settings import DEFAULT_CORPUS, HOME_VARIABLE, Home, locate_home, open_home
@@ -30,13 +30,11 @@ OWN_OPTIONS = {
     "base_model": "--base-model",
     "dtype": "--dtype",
     "prompts_version": "another pragreg: it belongs to the program",
+    "task_adapter": "--task-adapter",
 }
 """Settings of a recipe that ``--set`` leaves to something else."""
 DIRECT = ("rank", "epochs", "learning_rate", "pairs", "rewrites")
 """Settings of a recipe with an option of their own name."""
-WEIGHTS_HELP = (
-    "How much each hit's adapter counts: uniform, mean, score, first, best, or a number for each hit (0.8,0.1,0.1)."
-)
 
 
 def open_home_option(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Home:
@@ -139,8 +137,12 @@ batch_size_option: Decorator[Any] = click.option(
     show_default=True,
     help="Questions answered at once.",
 )
-weights_option: Decorator[Any] = click.option(
-    "--weights", metavar="HOW", default=DEFAULT_WEIGHTS, show_default=True, help=WEIGHTS_HELP
+merge_option: Decorator[Any] = click.option(
+    "--merge",
+    metavar="HOW",
+    default=DEFAULT_MERGE,
+    show_default=True,
+    help=f"How the hits' adapters are merged: {GRAMMAR}.",
 )
 device_option: Decorator[Any] = click.option(
     "--device",
@@ -217,6 +219,11 @@ recipe_options = option_group(
     click.option("--pairs", type=click.IntRange(0), metavar="N", help="Question-answer pairs to ask for, a document."),
     click.option("--rewrites", type=click.IntRange(0), metavar="N", help="Rewrites to ask for, a document."),
     click.option(
+        "--task-adapter",
+        metavar="NAME|DIGEST",
+        help="The task adapter (see `pragreg warmup`) that every document starts from; none to start from nothing.",
+    ),
+    click.option(
         "--base-model",
         metavar="REF",
         show_default="the corpus', else the home's",
@@ -257,6 +264,8 @@ def recipe_request(options: Mapping[str, Any]) -> RecipeRequest:
     """
     direct = {name: options[name] for name in DIRECT if options[name] is not None}
     settings = dict(map(parse_setting, options["settings"])) | direct
+    if (start := options["task_adapter"]) is not None:
+        settings["task_adapter"] = "" if start == "none" else start
     from registry.pipeline.recipes import RecipeRequest
 
     return RecipeRequest(

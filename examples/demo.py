@@ -85,7 +85,7 @@ def main() -> None:
     show(f"Done in {time.perf_counter() - started:.0f} s. What to try next (the demo's registry is in .demo):")
     for command in (
         "export PRAGREG_HOME=.demo PATH=.venv/bin:$PATH",
-        "pragreg query                          # a prompt: /mode, /k, /explain",
+        "pragreg query                          # a prompt: /mode, /k, /merge, /explain",
         "pragreg search 'copper kites' -k 5",
         "pragreg documents list",
         "pragreg build YOUR_FOLDER --corpus mine",

@@ -1,64 +1,59 @@
-"""Question files: JSON Lines of a question, its right answers and the documents that hold them."""
+"""Question files: questions, their right answers and the documents that hold them, in any known format."""
 
 from __future__ import annotations
 
-import codecs
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from registry.errors import InputError
+from registry.evaluation.formats import FORMATS_HINT, Question, format_of
+from registry.evaluation.record_files import Malformed, Record, read_records
 
-LAYOUT_HINT = 'a line looks like {"question": "...", "answers": ["..."], "document_ids": ["..."]}'
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, the ``answers`` of which any is right, and the record identifiers of its gold documents."""
-
-    question: str
-    answers: tuple[str, ...]
-    document_ids: tuple[str, ...] = ()
+QUERIES_FILE = "queries.jsonl"
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a question file; blank lines are passed over, ``document_ids`` may be missing.
+    """Read a question file, whose format is told by its first record, not by its name; blank lines are passed over.
+
+    A folder stands for the queries of a BEIR data set in it; those have no answers and are for retrieval alone.
 
     Raises:
-        InputError: the file cannot be read, holds no question, or a line is wrong; the message names file and line.
+        InputError: the file cannot be read, is of no known format or holds no question, or a record is wrong; the
+            message names the file and the line or record.
     """
     try:
-        raw = path.read_bytes()
+        file = path / QUERIES_FILE if path.is_dir() else path
+        questions = list(_questions(read_records(file)))
     except OSError as error:
-        raise InputError(f"question file {path} cannot be read: {error.strerror or error}") from error
-    lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    questions = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+        raise InputError(
+            f"question file {error.filename or path} cannot be read: {error.strerror or error}", hint="check the path"
+        ) from error
+    except Malformed as error:
+        raise InputError(str(error), hint=FORMATS_HINT) from error
     if not questions:
-        raise InputError(f"question file {path} holds no question", hint=LAYOUT_HINT)
+        raise InputError(f"question file {file} holds no question", hint=FORMATS_HINT)
     return questions
 
 
-def _parse(line: bytes, place: str) -> Question:
+def _questions(records: Iterator[Record]) -> Iterator[Question]:
+    known = None
+    number = 0
+    for record in records:
+        known = known or format_of(record)
+        for question in known.questions(record):
+            number += 1
+            _check_characters(question, record)
+            yield question if question.id else replace(question, id=str(number))
+
+
+def _check_characters(question: Question, record: Record) -> None:
+    """Refuse half of a surrogate pair: a ``\\ud83d`` alone stands for no character and cannot be written."""
+    texts = (question.question, question.id, question.type, *question.answers, *question.document_ids, *question.titles)
     try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8 at byte {error.start}") from error
-    except ValueError as error:
-        raise InputError(f"{place}: not JSON: {error}", hint=LAYOUT_HINT) from error
-    if not isinstance(record, dict):
-        raise InputError(f"{place}: not a JSON object", hint=LAYOUT_HINT)
-    question = record.get("question")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError(f"{place}: 'question' is missing or empty", hint=LAYOUT_HINT)
-    answers = _texts(record, "answers", place)
-    if not answers:
-        raise InputError(f"{place}: 'answers' is missing or empty", hint=LAYOUT_HINT)
-    return Question(question=question.strip(), answers=answers, document_ids=_texts(record, "document_ids", place))
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise record.wrong("holds half of a surrogate pair, which is no character") from error
 
 
-def _texts(record: dict[str, Any], name: str, place: str) -> tuple[str, ...]:
-    values = record.get(name, [])
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise InputError(f"{place}: {name!r} is not a list of texts", hint=LAYOUT_HINT)
-    return tuple(values)
+__all__ = ["QUERIES_FILE", "Question", "read_questions"]

@@ -9,10 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
-
-DEFAULT_RESAMPLES = 2000
-DEFAULT_LEVEL = 0.95
+from registry.evaluation.intervals import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, bootstrap
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ANSWER_END = re.compile(r"[.,\n]")
@@ -34,16 +31,6 @@ class Scores:
     precision: float
     recall: float
     contains: float
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over ``count`` questions and the bounds of its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
 
 
 def normalise_answer(text: str) -> str:
@@ -86,29 +73,20 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
     return Scores(*(sum(getattr(one, field.name) for one in scores) / count for field in fields(Scores)))
 
 
+def score_columns(scores: Sequence[Scores]) -> dict[str, list[float]]:
+    """Return for every measure its values, one a question."""
+    return {field.name: [getattr(one, field.name) for one in scores] for field in fields(Scores)}
+
+
 def estimates(
     scores: Sequence[Scores], *, seed: int = 0, resamples: int = DEFAULT_RESAMPLES, level: float = DEFAULT_LEVEL
 ) -> dict[str, Estimate]:
-    """Return for every measure its mean and percentile bootstrap interval.
-
-    Questions are drawn with replacement ``resamples`` times; the interval leaves out (1 - level) / 2 of the means on
-    either side. The same scores and seed give the same bounds, and all measures share the draws.
+    """Return for every measure its mean and percentile bootstrap interval, see ``intervals.bootstrap``.
 
     Raises:
         ValueError: there are no scores.
     """
-    if not scores:
-        raise ValueError("an estimate needs at least one score")
-    table = np.array([[getattr(one, field.name) for field in fields(Scores)] for one in scores], dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = np.stack([table[generator.integers(len(table), size=len(table))].mean(axis=0) for _ in range(resamples)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {
-        field.name: Estimate(
-            mean=float(table[:, column].mean()), low=float(low[column]), high=float(high[column]), count=len(table)
-        )
-        for column, field in enumerate(fields(Scores))
-    }
+    return bootstrap(score_columns(scores), seed=seed, resamples=resamples, level=level)
 
 
 def _score_one(given: str, whole: str, right: str) -> Scores:
@@ -121,3 +99,17 @@ def _score_one(given: str, whole: str, right: str) -> Scores:
     precision, recall = shared / len(given_words), shared / len(right_words)
     f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
     return Scores(exact_match, f1, precision, recall, contains)
+
+
+__all__ = [
+    "DEFAULT_LEVEL",
+    "DEFAULT_RESAMPLES",
+    "Estimate",
+    "Scores",
+    "cut_answer",
+    "estimates",
+    "mean_scores",
+    "normalise_answer",
+    "score",
+    "score_columns",
+]

@@ -16,11 +16,18 @@ from registry.base_model import (
     locate,
     require_same,
 )
-from registry.catalog.recipes import add_base_model, add_recipe, get_base_model, recipe_of_corpus
+from registry.catalog.recipes import add_base_model, add_recipe, get_base_model, get_recipe, recipe_of_corpus
+from registry.catalog.task_adapters import get_task_adapter, locate_task_adapter
+from registry.digests import short
+from registry.errors import UsageError
 from registry.pipeline.opened import Registry
 from registry.pipeline.progress import Progress
 from registry.recipe import HALF, Recipe, override, preset, read_recipe_file
 from registry.records import BaseModel
+from registry.store.layout import read_layout
+
+SHAPE = ("base_model", "rank", "alpha", "targets", "first_layer", "adapter_dtype")
+"""Settings that a recipe and its task adapter must have in common."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,12 @@ class RecipeRequest:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A complete recipe and the files of its base model."""
+    """A complete recipe, the files of its base model, and the body of its task adapter if it has one."""
 
     recipe: Recipe
     base_model: BaseModel
     files: ModelFiles
+    start: bytes | None = None
 
 
 def choose_recipe(
@@ -86,7 +94,33 @@ def complete_recipe(
         dtype=_dtype(request, recipe),
         first_layer=block_count_of(files) // 2 if recipe.first_layer == HALF else recipe.first_layer,
     )
-    return Chosen(recipe, base_model, files)
+    if not recipe.task_adapter:
+        return Chosen(recipe, base_model, files)
+    digest, body = read_task_adapter(registry, recipe)
+    return Chosen(replace(recipe, task_adapter=digest), base_model, files, start=body)
+
+
+def read_task_adapter(registry: Registry, recipe: Recipe) -> tuple[str, bytes]:
+    """Return the digest and the body of a recipe's task adapter, which the recipe names by name or digest.
+
+    Raises:
+        NotFoundError: there is none of that name or digest.
+        UsageError: it is of another shape than the recipe's adapters.
+        IntegrityError: its bytes are lost or damaged.
+    """
+    with registry.catalog.read() as session:
+        task_adapter = get_task_adapter(session, recipe.task_adapter)
+        trained = get_recipe(session, task_adapter.recipe_digest)
+        location = locate_task_adapter(session, task_adapter.digest)
+    for name in SHAPE:
+        if getattr(trained, name) != getattr(recipe, name):
+            raise UsageError(
+                f"the task adapter {short(task_adapter.digest)} was trained with {name} {getattr(trained, name)}, "
+                f"and this recipe has {getattr(recipe, name)}",
+                hint="pragreg warmup QUESTIONS.jsonl, with the options of this recipe",
+            )
+    data = registry.packs.read(location)
+    return task_adapter.digest, bytes(read_layout(data).body(data))
 
 
 def record_recipe(registry: Registry, chosen: Chosen) -> None:

@@ -76,7 +76,7 @@ def size_groups(
     load = workload(recipe, [build_examples(tokenizer, recipe, given) for given in sample])
     division = divide(chosen, wanted, layout, load)
     need, devices, largest = division.needs, division.devices, division.largest
-    work = Work(chosen.files, recipe, layout, device, pass_tokens=division.pass_tokens)
+    work = Work(chosen.files, recipe, layout, device, pass_tokens=division.pass_tokens, start=chosen.start)
     size = wanted.group_size
     if size is None:
         size = division.group_size

@@ -17,7 +17,7 @@ from cli.evaluate import parse_modes
 from cli.merge import parse_numbers
 from cli.options import parse_setting
 from registry.errors import UsageError
-from registry.merging.weights import DEFAULT_WEIGHTS
+from registry.merging.methods import DEFAULT_MERGE, parse_merge
 from registry.records import Document
 from registry.settings import create_home
 from tests.cli.conftest import TEXTS, Result, Run
@@ -207,7 +207,7 @@ def test_query_in_json(run: Run, built: Path) -> None:
 
 def test_query_explained_and_not_logged(run: Run, built: Path) -> None:
     found = run(
-        *("query", QUESTION, "--corpus", "sayings@v1", "--mode", "combined", "--weights", "score"),
+        *("query", QUESTION, "--corpus", "sayings@v1", "--mode", "combined", "--merge", "softmax:4"),
         *("--explain", "--no-log", "--max-tokens", 3),
     )
     assert found.status == 0
@@ -223,6 +223,26 @@ def test_query_explained_and_not_logged(run: Run, built: Path) -> None:
     assert run("queries", "list", "--json").out == ""
     nothing = run("query", "?", "--corpus", "sayings", "--explain", "--no-log", "--max-tokens", 1)
     assert "no document has a word of the question" in nothing.out
+
+
+def test_a_common_part_is_explained(run: Run, built: Path) -> None:
+    asked = ("query", "the organ of the ferry", "--corpus", "sayings", "--no-log", "--max-tokens", 1)
+    (found,) = run(*asked, "-k", 2, "--merge", "uniform+common", "--json").rows
+    assert (found["weights"], found["common_weight"]) == ([1.0, 1.0], -1.0)
+    explained = run(*asked, "-k", 2, "--merge", "uniform+common", "--explain").out.splitlines()
+    (line,) = (line for line in explained if "the common part" in line)
+    assert line.split("\t") == ["-", "-", "-1.000", "the common part", "-", "-"]
+    assert "the common part" not in run(*asked, "--explain").out
+
+
+def test_a_merge_that_is_not_there_is_told_in_words(run: Run, built: Path, corpus: Path) -> None:
+    for command in (("query", "Who?"), ("evaluate", corpus / "questions.jsonl")):
+        found = run(*command, "--corpus", "sayings", "--merge", "slerp")
+        assert (found.status, found.out) == (2, "")
+        error, hint = found.err.splitlines()
+        assert error == "error: there is no weighting 'slerp'"
+        assert hint.startswith("try: use uniform, mean, softmax[:T]")
+        assert "+orthogonal" in hint
 
 
 def test_query_a_file(run: Run, built: Path) -> None:
@@ -253,8 +273,10 @@ def test_a_pipe_without_questions_is_refused(run: Run, built: Path, monkeypatch:
     [
         ([""], 2, "the question is empty"),
         (["Who?", "--corpus", "cookbook"], 5, "there is no corpus 'cookbook'"),
-        (["Who?", "--weights", "magic"], 2, "there is no weighting 'magic'"),
-        (["Who?", "-k", "2", "--weights", "1"], 2, "1 weights are given for 2 hits"),
+        (["Who?", "--merge", "magic"], 2, "there is no weighting 'magic'"),
+        (["Who?", "--merge", "first+magic"], 2, "there is no merge modifier 'magic'"),
+        (["Who?", "--merge", "first:2"], 2, "the number of first must be above 0 and up to 1"),
+        (["Who?", "-k", "2", "--merge", "1"], 2, "1 weights are given for 2 hits"),
         (["--file", "missing.txt"], 4, "question file missing.txt cannot be read: No such file or directory"),
         (["--file", "."], 4, "question file . cannot be read: Is a directory"),
         (["--file", "empty.txt"], 4, "question file empty.txt holds no question"),
@@ -275,7 +297,7 @@ def test_queries_that_cannot_be(run: Run, built: Path, arguments: list[str], sta
 
 def test_the_prompt(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (
-        *("/mode combined", "/k 2", "/k 99", "/weights 1,2,3", "/weights score", QUESTION, ""),
+        *("/mode combined", "/k 2", "/k 99", "/merge 1,2,3", "/merge softmax+cap", QUESTION, ""),
         *("/explain", "Where is the ferry?", "/nonsense", "/mode nonsense", "/help", "/quit", "Never asked"),
     )
     controller, terminal = pty.openpty()
@@ -285,12 +307,12 @@ def test_the_prompt(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> N
         found = run("query", "--corpus", "sayings", "--max-tokens", 2)
     assert found.status == 0
     assert found.err.startswith(
-        f"sayings@v1, 4 documents; /help lists commands\n? mode combined, k 3, weights {DEFAULT_WEIGHTS}\n"
+        f"sayings@v1, 4 documents; /help lists commands\n? mode combined, k 3, merge {parse_merge(DEFAULT_MERGE, 3)}\n"
     )
     for text in (
         "'99' is not a number",
         "3 weights are given for 2 hits",
-        "k 2, weights score",
+        "k 2, merge softmax:2+cap:1",
         "/nonsense",
         "/explain",
     ):
@@ -318,17 +340,62 @@ def test_evaluate(run: Run, built: Path, corpus: Path) -> None:
     questions = corpus / "questions.jsonl"
     shared = ("--corpus", "sayings", "--max-tokens", 2)
     found = run("evaluate", questions, *shared, "--modes", "closed-book,prag", "--json").rows
-    assert [row["mode"] for row in found] == ["closed-book", "prag"]
-    assert {"exact_match", "f1", "contains"} <= found[0]["scores"].keys()
-    assert (found[1]["questions"], found[1]["version"], len(found[1]["digest"])) == (4, "sayings@v1", 64)
-    table = run("evaluate", questions, *shared, "--modes", "prag", "--sample", 2, "--gold")
-    assert table.out.splitlines()[0].split("\t") == [
-        *("mode", "exact match", "f1", "contains", "seconds", "prompt tokens")
+    results = [row for row in found if row["kind"] == "result"]
+    assert [(row["mode"], row["k"], row["questions"]) for row in results] == [("closed-book", 0, 4), ("prag", 3, 4)]
+    assert {"exact_match", "f1", "precision", "recall", "contains"} == results[0]["scores"].keys()
+    assert results[1]["merge"] == str(parse_merge(DEFAULT_MERGE, 3))
+    assert {row["kind"] for row in found} == {"result", "comparison", "retrieval"}
+    arguments = ("--modes", "prag,rag,task-only", "-k", "1,2", "--sample", 2, "--gold", "--out", "kept")
+    table = run("evaluate", questions, *shared, *arguments)
+    assert [line.split("\t")[:2] for line in table.out.splitlines()] == [
+        ["mode", "k"],
+        *(["prag", "1"], ["prag", "2"], ["rag", "1"], ["rag", "2"], ["task-only", "-"]),
     ]
-    assert "2 questions on sayings@v1, their own documents" in table.err
+    assert "2 questions of questions.jsonl on sayings@v1, their own documents" in table.err
+    assert "report.md and plots are in kept" in table.err
+    assert Path("kept", "report.md").read_text().startswith("# ")
     assert run("queries", "list", "--json").out == ""
-    assert run("evaluate", "missing.jsonl", *shared).status == 4
-    assert run("evaluate", questions, *shared, "--modes", "prag,magic").status == 2
+    listed = run("evaluations", "list", "--json").rows
+    assert [(row["number"], row["questions"], row["gold"]) for row in listed] == [(2, 2, True), (1, 4, False)]
+    assert "prag k=1" in run("evaluations", "list").out
+    (shown,) = run("evaluations", "show", "2", "--json").rows
+    assert shown == listed[0]
+    assert run("evaluations", "show", "3").status == 5
+    compared = run("evaluate", "--compare", "kept", "2")
+    assert (compared.status, compared.out.startswith("# ")) == (0, True)
+    assert run("evaluate", "--compare", "kept", "2", "--json").rows[0]["shared"] == 2
+
+
+def test_evaluations_that_cannot_be(run: Run, built: Path, corpus: Path) -> None:
+    questions = corpus / "questions.jsonl"
+    for arguments, status, message in (
+        (["missing.jsonl"], 4, "question file missing.jsonl cannot be read"),
+        ([questions, "--modes", "prag,magic"], 2, "there is no mode 'magic'"),
+        ([questions, "-k", "1,0"], 2, "'0' is not a number of documents"),
+        ([questions, "--merge", "1,2"], 2, "2 weights are given for 3 hits"),
+        ([questions, "--compare", "a", "b"], 2, "--compare takes two evaluations and no question file"),
+        ([], 2, "no question file is named"),
+        (["--compare", "1", "2"], 5, "there is no evaluation 1"),
+        (["--compare", "here", "there"], 4, "here holds no evaluation"),
+    ):
+        found = run("evaluate", *arguments, "--corpus", "sayings")
+        assert (found.status, found.out) == (status, ""), arguments
+        assert found.err.startswith(f"error: {message}"), found.err
+        assert "try: " in found.err
+
+
+def test_warmup(run: Run, built: Path, corpus: Path, tiny_model_path: Path) -> None:
+    Path("warm.jsonl").write_text('{"question": "Who is first?", "answers": ["the first"]}\n' * 3)
+    shape = ("--base-model", tiny_model_path, "--dtype", "float32", "--rank", 2)
+    made = run("warmup", "warm.jsonl", "--name", "style", *shape)
+    assert made.status == 0
+    assert made.err.splitlines()[-1] == "next: pragreg build SOURCE... --task-adapter style"
+    (record,) = run("warmup", "warm.jsonl", "--name", "style", *shape, "--json").rows
+    assert (record["name"], record["questions"], "question_digests" in record) == ("style", 3, False)
+    refused = run("build", corpus / "documents.jsonl", *shape, "--set", "task_adapter=style")
+    assert (refused.status, refused.err.splitlines()[-1]) == (2, "try: use --task-adapter")
+    unknown = run("build", corpus / "documents.jsonl", *shape, "--task-adapter", "manner")
+    assert (unknown.status, "there is no task adapter 'manner'" in unknown.err) == (5, True)
 
 
 def test_export_and_merge(run: Run, built: Path) -> None:

@@ -23,9 +23,21 @@ def test_questions_are_read_in_order(tmp_path: Path) -> None:
         b'{"question": "How long is it?", "answers": ["90 m"], "note": 1}',
     )
     assert read_questions(path) == [
-        Question("Who built Tarn Bridge?", ("Ila Voss", "Voss"), ("d1",)),
-        Question("How long is it?", ("90 m",), ()),
+        Question("Who built Tarn Bridge?", ("Ila Voss", "Voss"), ("d1",), id="1"),
+        Question("How long is it?", ("90 m",), (), id="2"),
     ]
+
+
+def test_a_question_keeps_its_identifier_and_type(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        b'{"question": "Is it long?", "answers": ["yes"], "id": "q-7", "type": "yes/no"}\n'
+        b'{"question": "Is it old?", "answers": ["no"], "id": 8}\n'
+        b'{"question": "Is it red?", "answers": ["no"], "id": null}\n',
+    )
+    questions = read_questions(path)
+    assert [(question.id, question.type) for question in questions] == [("q-7", "yes/no"), ("8", ""), ("3", "")]
+    assert [question.answers for question in questions] == [("yes",), ("no",), ("no",)]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +52,10 @@ def test_questions_are_read_in_order(tmp_path: Path) -> None:
         (b'{"question": "Who?", "answers": "x"}', "'answers' is not a list"),
         (b'{"question": "Who?", "answers": [" "]}', "'answers' is not a list"),
         (b'{"question": "Who?", "answers": ["x"], "document_ids": [3]}', "'document_ids' is not a list"),
+        (b'{"question": "Who?", "answers": ["x"], "id": ["q"]}', "'id' is neither a text nor a number"),
+        (b'{"question": "Who?", "answers": ["x"], "type": true}', "'type' is neither"),
+        (b'{"question": "Who?", "answers": ["\\ud83d"]}', "half of a surrogate pair"),
+        (b"[" * 100_000, "not JSON"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: bytes, message: str) -> None:
@@ -57,5 +73,7 @@ def test_an_empty_or_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_evaluation_does_not_need_torch() -> None:
-    code = "import sys, registry.evaluation.scores, registry.evaluation.questions; sys.exit('torch' in sys.modules)"
+    names = ("scores", "questions", "qrels", "ranking", "paired", "latency")
+    modules = ", ".join(f"registry.evaluation.{name}" for name in names)
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
