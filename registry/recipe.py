@@ -25,7 +25,17 @@ LATER = ("task_adapter", "freeze_a", "distillation", "contrast")
 """Settings that came after the first recipes: they are part of a recipe's identity only where they are used."""
 
 ExampleKind = Literal[
-    "qa", "qa-short", "qa-both", "qa-passage", "reversed", "cloze", "text", "statements", "rewrite", "paper"
+    "qa",
+    "qa-short",
+    "qa-both",
+    "qa-passage",
+    "reversed",
+    "cloze",
+    "cloze-both",
+    "text",
+    "statements",
+    "rewrite",
+    "paper",
 ]
 
 

@@ -21,14 +21,17 @@ _YEAR = re.compile(r"1\d{3}|20\d{2}")
 
 
 def cloze_pairs(text: str) -> list[QAPair]:
-    """Return a pair for every name and number of the sentences of ``text``, in order, each question once."""
+    """Return a pair for every name and number of the sentences of ``text``, in order, each question once.
+
+    The sentence is the full answer.
+    """
     found: dict[str, QAPair] = {}
     for sentence in _sentences(text):
         for start, stop in _spans(sentence):
             answer = sentence[start:stop]
             asked = "when" if _YEAR.fullmatch(answer) else "how many" if answer[0].isdigit() else "what"
             question = f"{sentence[:start]}{asked}{sentence[stop:]}".strip()
-            found.setdefault(question, QAPair(f"{question}?", answer))
+            found.setdefault(question, QAPair(f"{question}?", answer, f"{sentence}."))
     return list(found.values())
 
 

@@ -65,6 +65,10 @@ def build_examples(tokenizer: Any, recipe: Recipe, given: EncodingInput) -> list
         "qa-passage": lambda: [_question(tokenizer, recipe, pair, (shown,)) for pair in pairs],
         "reversed": lambda: [_question(tokenizer, recipe, _reversed(pair), (), shown) for pair in pairs],
         "cloze": lambda: [_question(tokenizer, recipe, pair, (), shown) for pair in cloze_pairs(document.text)],
+        "cloze-both": lambda: [
+            _question(tokenizer, recipe, QAPair(pair.question, f"{pair.answer}. {pair.full_answer}"), (), shown)
+            for pair in cloze_pairs(document.text)
+        ],
         "text": lambda: [_text(tokenizer, recipe, shown)],
         "statements": lambda: _statements(tokenizer, recipe, document, pairs),
         "rewrite": lambda: [_text(tokenizer, recipe, titled(document.title, text)) for text in rewrites],
