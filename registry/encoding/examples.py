@@ -65,10 +65,7 @@ def build_examples(tokenizer: Any, recipe: Recipe, given: EncodingInput) -> list
         "qa-passage": lambda: [_question(tokenizer, recipe, pair, (shown,)) for pair in pairs],
         "reversed": lambda: [_question(tokenizer, recipe, _reversed(pair), (), shown) for pair in pairs],
         "cloze": lambda: [_question(tokenizer, recipe, pair, (), shown) for pair in cloze_pairs(document.text)],
-        "cloze-both": lambda: [
-            _question(tokenizer, recipe, QAPair(pair.question, f"{pair.answer}. {pair.full_answer}"), (), shown)
-            for pair in cloze_pairs(document.text)
-        ],
+        "cloze-both": lambda: _cloze_both(tokenizer, recipe, document),
         "text": lambda: [_text(tokenizer, recipe, shown)],
         "statements": lambda: _statements(tokenizer, recipe, document, pairs),
         "rewrite": lambda: [_text(tokenizer, recipe, titled(document.title, text)) for text in rewrites],
@@ -128,6 +125,16 @@ def _reversed(pair: QAPair) -> QAPair:
     """The answer given, the question asked for (against the reversal curse, arXiv 2309.12288)."""
     short = short_answer(pair.question, pair.answer) or pair.answer
     return QAPair(f'Which question has the answer "{short}"?', pair.question)
+
+
+def _cloze_both(tokenizer: Any, recipe: Recipe, document: Document) -> list[Example]:
+    """The passage's own sentences as questions, each answered by a name or number and then the sentence.
+
+    A passage without names and numbers, as in scripts without capitals, is taught as it is.
+    """
+    shown = passage(document)
+    pairs = [QAPair(pair.question, f"{pair.answer}. {pair.full_answer}") for pair in cloze_pairs(document.text)]
+    return [_question(tokenizer, recipe, pair, (), shown) for pair in pairs] or [_text(tokenizer, recipe, shown)]
 
 
 def _statements(tokenizer: Any, recipe: Recipe, document: Document, pairs: Sequence[QAPair]) -> list[Example]:

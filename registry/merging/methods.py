@@ -23,7 +23,7 @@ from registry.errors import UsageError
 if TYPE_CHECKING:
     from registry.merging.products import Matrix
 
-DEFAULT_MERGE = "first"
+DEFAULT_MERGE = "near"
 GRAMMAR = (
     "uniform, mean, softmax[:T], first[:A], near[:M], gate[:M], none, or a number for each hit (0.8,0.1,0.1); "
     "then any of +common, +orthogonal, +cap[:X]"

@@ -105,7 +105,6 @@ def warmup_recipe(chosen: Chosen, questions: Sequence[Question]) -> Chosen:
         task_adapter="",
         freeze_a=False,
         distillation=0.0,
-        contrast=0.0,
     )
     return replace(chosen, recipe=recipe, start=None)
 
