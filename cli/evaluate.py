@@ -213,5 +213,9 @@ def _show(found: Evaluation) -> None:
             if f1.ratio is not None:
                 say(
                     f"{one.first.label} has {f1.ratio.mean:.2f} times the F1 of rag "
-                    f"({f1.ratio.low:.2f} to {f1.ratio.high:.2f}, p = {f1.p_value:.3f})"
+                    f"({f1.ratio.low:.2f} to {f1.ratio.high:.2f}, p {_p_value(f1.p_value)})"
                 )
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -90,7 +90,7 @@ def test_what_each_needs() -> None:
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
-        (DEFAULT_MERGE, "first:0.8"),
+        (DEFAULT_MERGE, "near:1.3"),
         ("uniform", "uniform"),
         (" softmax : 4 + cap : 1.50 + common", "softmax:4+common+cap:1.5"),
         ("gate+cap+orthogonal+common", "gate:1.3+common+orthogonal+cap:1"),
