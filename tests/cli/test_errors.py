@@ -120,7 +120,10 @@ def test_traceback_on_request(run: Run, burst: Path, monkeypatch: pytest.MonkeyP
         (["query", "x", "--mode", "magic"], "Invalid value for '--mode': 'magic' is not one of"),
         (["build"], "Missing argument 'SOURCE...'."),
         (["merge", "x"], "Missing option '--out'."),
-        (["build", "x", "--preset", "thin"], "Invalid value for '--preset': 'thin' is not one of 'default', 'fast', 'paper'."),
+        (
+            ["build", "x", "--preset", "thin"],
+            "Invalid value for '--preset': 'thin' is not one of 'default', 'fast', 'paper'.",
+        ),
         (["documents", "list", "--lmit", "3"], "No such option '--lmit'."),
     ],
 )
