@@ -12,34 +12,30 @@ from pathlib import Path
 
 from registry.catalog.chunks import chunked
 from registry.catalog.evaluations import EvaluationRecord, ResultRecord, add_evaluation, get_evaluation
-from registry.catalog.members import documents_by_title
 from registry.catalog.task_adapters import overlapping_questions
 from registry.digests import json_digest, question_digest, short
 from registry.errors import InputError, UsageError
 from registry.evaluation.comparison import EvaluationComparison, compare_evaluations
 from registry.evaluation.folder import RESULTS_FILE, EvaluationFolder
-from registry.evaluation.intervals import Estimate
 from registry.evaluation.latency import TOTAL
 from registry.evaluation.plots import f1_against_latency, f1_by_mode
 from registry.evaluation.qrels import read_qrels
 from registry.evaluation.questions import Question, read_questions
-from registry.evaluation.ranking import ranking_estimates
 from registry.evaluation.report import markdown, results_lines
 from registry.evaluation.results import Evaluation, Judged, Settings, Used, Way, compare_ways, summarise
 from registry.evaluation.scores import score
 from registry.merging.methods import parse_merge
+from registry.pipeline.gold import DEPTH, Asked, judge_retrieval, look_up, own_documents, require_gold, wrong_documents
 from registry.pipeline.opened import opened
 from registry.pipeline.progress import Progress
 from registry.pipeline.query import ADAPTER_MODES, Asker, Asking, open_asker
-from registry.records import MODES, Answer, Hit, Match
+from registry.records import MODES, Answer, Match
 from registry.settings import Home
 
 CONTROLS = ("wrong-document", "task-only")
 """Another document's adapter, and what all adapters have in common: what P-RAG has to be better than."""
 EVALUATED_MODES = (*MODES, *CONTROLS)
 WITHOUT_K = ("closed-book", *CONTROLS)
-DEPTH = 10
-"""Of how many hits retrieval is judged."""
 TASK_ONLY = "none+common"
 """The merge that leaves the common part alone."""
 
@@ -77,22 +73,6 @@ class EvaluationRequest:
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question with its number in the file, from 1, its gold documents, and what the index finds for it.
-
-    ``gold`` are digests in the order in which the index has them; ``grades`` are by the names of records or titles, and
-    ``ranked`` the hits' names among them, so that a record that was cut into passages counts once.
-    """
-
-    number: int
-    question: Question
-    hits: tuple[Hit, ...]
-    gold: tuple[str, ...]
-    grades: Mapping[str, int]
-    ranked: tuple[str, ...]
-
-
 def evaluate(
     home: Home,
     reference: str,
@@ -122,12 +102,14 @@ def evaluate(
         settings = _settings(asker, request, questions, len(chosen))
         folder = EvaluationFolder.open(request.folder, settings) if request.folder else None
         progress.start("retrieving", len(chosen))
-        asked = _look_up(asker, request, chosen, qrels)
+        asked = look_up(asker, chosen, qrels, max(DEPTH, *request.ks))
         progress.done()
+        if request.gold:
+            require_gold(asker, request.questions, asked)
         judged = _judge(asker, request, ways, asked, folder, progress)
         evaluation = Evaluation(
             settings=settings,
-            retrieval=_retrieval(asked, request.seed),
+            retrieval=judge_retrieval(asked, request.seed),
             results=summarise(judged, seed=request.seed),
             comparisons=compare_ways(judged, seed=request.seed),
         )
@@ -210,60 +192,11 @@ def _refuse_trained_on(asker: Asker, path: Path, questions: Iterable[Question]) 
         )
 
 
-def _look_up(
-    asker: Asker, request: EvaluationRequest, questions: Mapping[int, Question], qrels: Mapping[str, Mapping[str, int]]
-) -> list[_Asked]:
-    """Find every question's gold documents and what the index has for it.
-
-    Raises:
-        InputError: ``gold`` is asked for, and the version lacks a question's documents.
-    """
-    grades = {number: _grades(question, qrels) for number, question in questions.items()}
-    digests = _documents(asker, questions.values(), grades.values())
-    names = {digest: name for name, own in digests.items() for digest in own}
-    hits = asker.retrieve([question.question for question in questions.values()], max(DEPTH, *request.ks))
-    asked: list[_Asked] = []
-    for (number, question), found in zip(questions.items(), hits, strict=True):
-        own = [digest for name, grade in grades[number].items() if grade > 0 for digest in digests.get(name, ())]
-        if request.gold and not own:
-            raise InputError(
-                f"{request.questions}: {asker.version.reference} has no document {sorted(grades[number])} for the "
-                f"question {question.question[:80]!r}",
-                hint="leave out --gold, or build the corpus from the records that the questions name",
-            )
-        order = {hit.document.digest: hit.rank for hit in found}
-        own.sort(key=lambda digest: order.get(digest, len(order) + 1))
-        ranked = tuple(names.get(hit.document.digest, hit.document.digest) for hit in found)
-        asked.append(_Asked(number, question, found, tuple(own), grades[number], ranked))
-    return asked
-
-
-def _grades(question: Question, qrels: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
-    """Return the names of a question's gold documents, records or titles, and how relevant they are."""
-    if question.id in qrels:
-        return qrels[question.id]
-    return dict.fromkeys(question.document_ids or question.titles, 1)
-
-
-def _documents(
-    asker: Asker, questions: Iterable[Question], grades: Iterable[Mapping[str, int]]
-) -> Mapping[str, Sequence[str]]:
-    """Return document digests by the names of records and titles that questions give their gold documents."""
-    names = {name for own in grades for name in own}
-    titles = {name for question in questions for name in question.titles}
-    found = asker.documents_by_record(names)
-    with asker.registry.catalog.read() as session:
-        # Some files write titles as they stand in addresses.
-        spelt = {title.replace("_", " "): title for title in titles - found.keys()}
-        by_title = documents_by_title(session, asker.version, {*spelt, *spelt.values()})
-    return {**found, **{spelt.get(title, title): own for title, own in by_title.items()}}
-
-
 def _judge(
     asker: Asker,
     request: EvaluationRequest,
     ways: Sequence[Way],
-    asked: Sequence[_Asked],
+    asked: Sequence[Asked],
     folder: EvaluationFolder | None,
     progress: Progress,
 ) -> list[Judged]:
@@ -275,7 +208,7 @@ def _judge(
     if 0 < left < len(ways) * len(asked):
         progress.say(f"{len(ways) * len(asked) - left} answers are there already, {left} are missing")
     progress.start("answering", left)
-    wrong = _wrong_documents(asked, request.seed) if any(mode in CONTROLS for mode in request.modes) else {}
+    wrong = wrong_documents(asked, request.seed) if any(mode in CONTROLS for mode in request.modes) else {}
     for way, own in missing:
         # Questions of one length share a batch, which pads little.
         own.sort(key=lambda one: len(one.question.question))
@@ -290,7 +223,7 @@ def _judge(
 
 
 def _answer(
-    asker: Asker, request: EvaluationRequest, way: Way, asked: Sequence[_Asked], wrong: Mapping[int, Match]
+    asker: Asker, request: EvaluationRequest, way: Way, asked: Sequence[Asked], wrong: Mapping[int, Match]
 ) -> list[Judged]:
     asking = replace(request.asking, log=False, batch_size=len(asked))
     given: list[list[Match]] | None = None
@@ -302,41 +235,12 @@ def _answer(
         mode = next(mode for mode in MODES if mode == way.mode)
         asking = replace(asking, mode=mode, k=way.k or 1)
         if request.gold:
-            given = [_own_documents(one, way.k) for one in asked]
+            given = [own_documents(one, way.k) for one in asked]
     answers = asker.ask([one.question.question for one in asked], asking, gold=given)
     return [_judged(way, one, answer) for one, answer in zip(asked, answers, strict=True)]
 
 
-def _own_documents(asked: _Asked, k: int) -> list[Match]:
-    """Return the first ``k`` gold documents; one that the index does not find counts as its last hit does."""
-    scores = {hit.document.digest: hit.score for hit in asked.hits}
-    least = min(scores.values(), default=1.0)
-    return [Match(digest, scores.get(digest, least)) for digest in asked.gold[:k]]
-
-
-def _wrong_documents(asked: Sequence[_Asked], seed: int) -> dict[int, Match]:
-    """Return for every question a document that is neither its own nor found for it: the best of another question.
-
-    Raises:
-        UsageError: there is none; the corpus or the question file is too small.
-    """
-    others = [one.hits[0].document.digest for one in asked if one.hits]
-    wrong: dict[int, Match] = {}
-    for one in asked:
-        own = {*one.gold, *(hit.document.digest for hit in one.hits)}
-        foreign = sorted(set(others) - own) or sorted(
-            set(others) - {*one.gold, *(h.document.digest for h in one.hits[:1])}
-        )
-        if not foreign:
-            raise UsageError(
-                f"there is no other document for the question {one.question.question[:80]!r}",
-                hint=f"leave out the modes {' and '.join(CONTROLS)}, or ask more questions of a larger corpus",
-            )
-        wrong[one.number] = Match(random.Random(f"{seed}:{one.number}").choice(foreign), 1.0)
-    return wrong
-
-
-def _judged(way: Way, asked: _Asked, answer: Answer) -> Judged:
+def _judged(way: Way, asked: Asked, answer: Answer) -> Judged:
     weights = answer.weights or (0.0,) * len(answer.hits)
     hits = () if way.mode == "task-only" else zip(answer.hits, weights, strict=True)
     return Judged(
@@ -355,16 +259,6 @@ def _judged(way: Way, asked: _Asked, answer: Answer) -> Judged:
         answer_tokens=answer.answer_tokens,
         milliseconds=answer.milliseconds,
     )
-
-
-def _retrieval(asked: Sequence[_Asked], seed: int) -> Mapping[str, Estimate]:
-    judged = [one for one in asked if any(grade > 0 for grade in one.grades.values())]
-    if not judged:
-        return {}
-    every = ranking_estimates(
-        [one.ranked for one in judged], [one.grades for one in judged], cutoffs=(1, 3, 10), seed=seed
-    )
-    return {name: value for name, value in every.items() if not name.startswith("ndcg") or name == "ndcg@10"}
 
 
 def _record(asker: Asker, request: EvaluationRequest, evaluation: Evaluation) -> None:
