@@ -13,6 +13,7 @@ from registry.evaluation.scores import score
 from registry.pipeline.build import BuildRequest, build
 from registry.pipeline.progress import Silent
 from registry.pipeline.query import Asking, open_asker
+from registry.pipeline.recipes import RecipeRequest
 from registry.settings import MODELS_VARIABLE, create_home
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,7 +28,9 @@ def test_adapters_make_the_default_model_know(
     home = create_home(tmp_path / "home")
     schema.upgrade(home.catalog_url)
     augmenter = f"import:{EXAMPLES / 'augmentations.jsonl'}"
-    request = BuildRequest((str(EXAMPLES / "corpus" / "*.txt"),), augmenter=augmenter, device="cpu", workers=1)
+    sources = (str(EXAMPLES / "corpus" / "*.txt"),)
+    recipe = RecipeRequest(preset="fast")
+    request = BuildRequest(sources, augmenter=augmenter, recipe=recipe, device="cpu", workers=1)
     assert build(home, request, Silent()).trained == 4
     records = [json.loads(line) for line in (EXAMPLES / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
     own = [record for record in records if ".txt#" in record["document_ids"][0]]
