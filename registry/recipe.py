@@ -21,7 +21,7 @@ FORMAT = 1
 HALF = -1
 """The value of ``first_layer`` that stands for half of the base model's blocks until the recipe is completed."""
 
-LATER = ("task_adapter", "freeze_a", "distillation")
+LATER = frozenset({"task_adapter", "freeze_a", "distillation"})
 """Settings that came after the first recipes: they are part of a recipe's identity only where they are used."""
 
 ExampleKind = Literal[
