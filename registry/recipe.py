@@ -127,7 +127,7 @@ class Recipe:
 PRESETS: dict[str, Recipe] = {
     "default": Recipe(),
     # A third of the default's training tokens: about 3 times the paper's.
-    "fast": Recipe(examples=("qa-both", "text"), epochs=3),
+    "fast": Recipe(examples=("qa-both", "text"), loss="all", epochs=3),
     # arXiv 2501.15915 and its code: r 2, alpha 32, AdamW 3e-4, batch 1, 1 epoch, fp32, loss on every token.
     "paper": Recipe(
         rank=2,
