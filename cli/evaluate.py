@@ -23,7 +23,7 @@ from cli.output import say, write_json, write_line, write_table
 from cli.progress import progress_bars
 from registry.errors import UsageError
 from registry.merging.methods import parse_merge
-from registry.records import MODES
+from registry.records import CONTROLS, MODES
 from registry.settings import Home, locate_home, open_home
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("exact_match", "f1", "contains")
 """The measures of the table; the report has all."""
-EVERY_MODE = (*MODES, "wrong-document", "task-only")
+EVERY_MODE = (*MODES, *CONTROLS)
 
 
 @click.command(
@@ -202,8 +202,7 @@ def _show(found: Evaluation) -> None:
             result.latencies["total"].mean_ms / 1000,
             round(result.prompt_tokens),
         )
-        for result in found.results
-        if not result.question_type
+        for result in found.overall
     ]
     if rows:
         write_table(rows, ("mode", "k", "merge", *MEASURES, "f1_interval", "seconds", "prompt_tokens"))

@@ -11,6 +11,8 @@ from registry.digests import document_digest, json_digest, normalise_text
 
 Mode = Literal["prag", "combined", "rag", "closed-book"]
 MODES: tuple[Mode, ...] = ("prag", "combined", "rag", "closed-book")
+CONTROLS = ("wrong-document", "task-only")
+"""Further modes of evaluations: another document's adapter, and what all adapters have in common."""
 
 
 @dataclass(frozen=True, slots=True)

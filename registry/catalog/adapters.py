@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
@@ -23,13 +24,14 @@ from registry.catalog.models import (
     PackRow,
     RecipeRow,
     TaskAdapterRow,
+    TrainedColumns,
     utc_now,
 )
 from registry.errors import IntegrityError, NotFoundError
 from registry.records import AdapterLocation, EncodedAdapter, Pack, Training
 
 # The columns are called like the fields.
-_MEASURED = [field.name for field in fields(Training)]
+_TRAINING = [field.name for field in fields(Training)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +209,20 @@ def resolve_adapter(session: Session, prefix: str) -> AdapterRecord:
         producer=row.producer,
         size_bytes=row.size_bytes,
         parameters=row.parameters,
-        training=Training(**{name: getattr(row, name) for name in _MEASURED}),
+        training=training_of(row),
         build_id=row.build_id,
         created_at=row.created_at,
     )
+
+
+def training_columns(training: Training) -> dict[str, Any]:
+    """Return what ``TrainedColumns`` hold of a training."""
+    return {name: getattr(training, name) for name in _TRAINING}
+
+
+def training_of(row: TrainedColumns) -> Training:
+    """Return the training that ``TrainedColumns`` hold."""
+    return Training(**{name: getattr(row, name) for name in _TRAINING})
 
 
 def _add_adapters(
@@ -237,7 +249,7 @@ def _add_adapters(
                 "producer": "trained",
                 "size_bytes": sizes[item.digest],
                 "parameters": item.parameters,
-                **{name: getattr(item.training, name) for name in _MEASURED},
+                **training_columns(item.training),
                 "created_at": now,
             }
         )

@@ -28,19 +28,16 @@ def members(session: Session, version: Version) -> Iterator[tuple[Document, str]
 
     Streams: the session must stay open.
     """
-    query = (
-        select(DocumentRow.id, AdapterRow.digest)
-        .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
-        .join(AdapterRow, AdapterRow.id == MembershipRow.adapter_id)
-        .where(MembershipRow.corpus_id == corpus_id(session, version.corpus), valid_at(MembershipRow, version.number))
-        .order_by(DocumentRow.digest)
-        .execution_options(yield_per=KEYS)
-    )
     # Only numbers and digests are sorted; the texts follow by the thousand.
-    for chunk in chunked(session.execute(query)):
+    for chunk in chunked(session.execute(_members(session, version))):
         texts = documents_by_id(session, (number for number, _ in chunk))
         for number, adapter in chunk:
             yield texts[number], adapter
+
+
+def member_adapters(session: Session, version: Version) -> Iterator[str]:
+    """Yield the digests of a version's adapters in the order of ``members``, without reading a text; streams too."""
+    return (adapter for _, adapter in session.execute(_members(session, version)))
 
 
 def members_by_document(
@@ -140,6 +137,18 @@ def checked_at(row: type[MembershipRow] | type[PlaceRow], corpus: int, number: i
         (row.corpus_id + 0 == corpus)
         & (row.from_version + 0 <= number)
         & or_(row.to_version.is_(None), row.to_version + 0 > number)
+    )
+
+
+def _members(session: Session, version: Version) -> Select[int, str]:
+    """Select a version's documents by number and their adapters' digests, in order of the documents' digests."""
+    return (
+        select(DocumentRow.id, AdapterRow.digest)
+        .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
+        .join(AdapterRow, AdapterRow.id == MembershipRow.adapter_id)
+        .where(MembershipRow.corpus_id == corpus_id(session, version.corpus), valid_at(MembershipRow, version.number))
+        .order_by(DocumentRow.digest)
+        .execution_options(yield_per=KEYS)
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from typing import Any
 
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
+from registry.catalog.adapters import training_columns, training_of
 from registry.catalog.chunks import chunked
 from registry.catalog.dialect import BULK, insert_new
 from registry.catalog.identifiers import ids_by_digest
@@ -17,10 +16,8 @@ from registry.catalog.names import is_corpus_name
 from registry.catalog.recipes import recipe_id
 from registry.digests import short
 from registry.errors import IntegrityError, NotFoundError, UsageError
-from registry.records import AdapterLocation, Pack, TaskAdapter, Training
+from registry.records import AdapterLocation, Pack, TaskAdapter
 
-# The columns are called like the fields.
-_MEASURED = [field.name for field in fields(Training)]
 _LISTED = 20
 
 
@@ -134,7 +131,7 @@ def _add(session: Session, task_adapter: TaskAdapter, recipe: int) -> int:
     names = ("digest", "name", "questions_digest", "questions", "size_bytes", "parameters", "created_at")
     row = {
         **{name: getattr(task_adapter, name) for name in names},
-        **{name: getattr(task_adapter.training, name) for name in _MEASURED},
+        **training_columns(task_adapter.training),
         "recipe_id": recipe,
     }
     # Another process may have recorded it just now.
@@ -169,7 +166,6 @@ def _task_adapters(session: Session, query: Select[TaskAdapterRow, str]) -> list
 
 
 def _record(row: TaskAdapterRow, recipe: str, questions: Sequence[str]) -> TaskAdapter:
-    training: dict[str, Any] = {name: getattr(row, name) for name in _MEASURED}
     return TaskAdapter(
         digest=row.digest,
         recipe_digest=recipe,
@@ -179,7 +175,7 @@ def _record(row: TaskAdapterRow, recipe: str, questions: Sequence[str]) -> TaskA
         questions=row.questions,
         parameters=row.parameters,
         size_bytes=row.size_bytes,
-        training=Training(**training),
+        training=training_of(row),
         created_at=row.created_at,
     )
 

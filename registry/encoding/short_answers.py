@@ -18,13 +18,12 @@ FEW_WORDS = 4
 _SENTENCE_END = re.compile(r"(?<=[^\W_A-Z]|[)\]\"”])[.!?](?=\s+[A-Z\"“]|\s*$)|\n")
 _AROUND = "\"'.,;:!?()[]‘’“”"
 _ENDINGS = ("ing", "ies", "ied", "ed", "es", "ly", "s", "e", "y")
-_FUNCTION_WORDS = frozenset(
-    """
-    a an the this these that which it its they he she his her their there
-    is are was were be been did does do has have had known called name named given
-    of in on at by to for with from into as and or because due
-    """.split()  # noqa: SIM905 - a list of so many words is no easier to read
-)
+_ENGLISH = """
+a an the this these that which it its they he she his her their there
+is are was were be been did does do has have had known called name named given
+of in on at by to for with from into as and or because due
+"""
+_FUNCTION_WORDS = frozenset(_ENGLISH.split())
 _LEADING = _FUNCTION_WORDS | {"include", "includes", "included", "including", "since", "when"}
 """English words that a stretch does not begin with; in other languages it keeps what it begins with."""
 

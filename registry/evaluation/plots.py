@@ -101,9 +101,8 @@ def f1_against_latency(evaluation: Evaluation) -> dict[str, bytes]:
 
 def _grouped(evaluation: Evaluation) -> list[WayResult]:
     """Return the ways' results over all questions, those of a mode together and in the order of k."""
-    overall = [result for result in evaluation.results if not result.question_type]
-    modes = list(dict.fromkeys(result.way.mode for result in overall))
-    return sorted(overall, key=lambda result: (modes.index(result.way.mode), result.way))
+    modes = list(dict.fromkeys(result.way.mode for result in evaluation.overall))
+    return sorted(evaluation.overall, key=lambda result: (modes.index(result.way.mode), result.way))
 
 
 def _places(results: Sequence[WayResult]) -> list[float]:

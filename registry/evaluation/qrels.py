@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.errors import InputError
-from registry.evaluation.record_files import Malformed, Record, read_records
+from registry.evaluation.record_files import Malformed, Record, read_records, told
 
 COLUMNS = ("query-id", "corpus-id", "score")
 TEST_QRELS = Path("qrels") / "test.tsv"
@@ -24,18 +24,11 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
             file and line.
     """
     grades: dict[str, dict[str, int]] = {}
-    try:
+    with told("judgement file", path, path_hint="check the path after --qrels", hint=_HINT):
         file = path / TEST_QRELS if path.is_dir() else path
         for record in read_records(file):
             query, document, grade = _judgement(record)
             grades.setdefault(query, {})[document] = grade
-    except OSError as error:
-        name = error.filename or path
-        raise InputError(
-            f"judgement file {name} cannot be read: {error.strerror or error}", hint="check the path after --qrels"
-        ) from error
-    except Malformed as error:
-        raise InputError(str(error), hint=_HINT) from error
     if not grades:
         raise InputError(f"judgement file {file} holds no judgement", hint=_HINT)
     return grades

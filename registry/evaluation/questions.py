@@ -8,7 +8,7 @@ from pathlib import Path
 
 from registry.errors import InputError
 from registry.evaluation.formats import FORMATS_HINT, Question, format_of
-from registry.evaluation.record_files import Malformed, Record, read_records
+from registry.evaluation.record_files import Record, read_records, told
 
 QUERIES_FILE = "queries.jsonl"
 
@@ -22,15 +22,9 @@ def read_questions(path: Path) -> list[Question]:
         InputError: the file cannot be read, is of no known format or holds no question, or a record is wrong; the
             message names the file and the line or record.
     """
-    try:
+    with told("question file", path, path_hint="check the path", hint=FORMATS_HINT):
         file = path / QUERIES_FILE if path.is_dir() else path
         questions = list(_questions(read_records(file)))
-    except OSError as error:
-        raise InputError(
-            f"question file {error.filename or path} cannot be read: {error.strerror or error}", hint="check the path"
-        ) from error
-    except Malformed as error:
-        raise InputError(str(error), hint=FORMATS_HINT) from error
     if not questions:
         raise InputError(f"question file {file} holds no question", hint=FORMATS_HINT)
     return questions

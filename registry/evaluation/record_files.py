@@ -7,9 +7,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from registry.errors import InputError
 
 
 class Malformed(ValueError):
@@ -88,6 +91,22 @@ class Record:
     def wrong(self, reason: str) -> Malformed:
         """Return the error that says what is wrong with this record."""
         return Malformed(f"{self.place}: {reason}")
+
+
+@contextmanager
+def told(what: str, path: Path, *, path_hint: str, hint: str) -> Iterator[None]:
+    """Turn what goes wrong while ``what`` is read, and its records are looked at, into errors for people.
+
+    Raises:
+        InputError: the file cannot be read, or it or a record in it is wrong.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{what} {error.filename or path} cannot be read: {error.strerror or error}"
+        raise InputError(reason, hint=path_hint) from error
+    except Malformed as error:
+        raise InputError(str(error), hint=hint) from error
 
 
 def read_records(path: Path) -> Iterator[Record]:

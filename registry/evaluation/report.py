@@ -15,10 +15,11 @@ from registry.digests import short
 from registry.evaluation.intervals import Estimate
 from registry.evaluation.latency import TOTAL, Latency
 from registry.evaluation.paired import Comparison
-from registry.evaluation.results import Evaluation, Settings, Way, WayComparison, WayResult
+from registry.evaluation.results import Evaluation, Settings, Way, WayComparison
+from registry.records import CONTROLS
 
 KNOWLEDGE_MODE = "prag"
-CONTROL_MODES = ("closed-book", "wrong-document", "task-only")
+CONTROL_MODES = ("closed-book", *CONTROLS)
 """What a document's adapter must be better than to have brought the document's knowledge."""
 
 _MEASURES = ("f1", "contains")
@@ -146,7 +147,7 @@ def _ways(evaluation: Evaluation) -> str:
             amount(result.latencies[TOTAL].p95_ms / 1000),
             f"{result.prompt_tokens:,.0f}",
         )
-        for result in _overall(evaluation)
+        for result in evaluation.overall
     ]
     if not rows:
         return ""
@@ -158,7 +159,7 @@ def _ways(evaluation: Evaluation) -> str:
 
 
 def _knowledge(evaluation: Evaluation, named: dict[Way, str]) -> str:
-    ways = [result.way for result in _overall(evaluation) if result.way.mode == KNOWLEDGE_MODE]
+    ways = [result.way for result in evaluation.overall if result.way.mode == KNOWLEDGE_MODE]
     sentences = [f"- {_counts_as_knowledge(way, evaluation.comparisons, named)}" for way in ways]
     if not sentences:
         return ""
@@ -247,7 +248,7 @@ def _comparisons(evaluation: Evaluation, named: dict[Way, str]) -> str:
 
 
 def _latencies(evaluation: Evaluation, named: dict[Way, str]) -> str:
-    results = _overall(evaluation)
+    results = evaluation.overall
     if not results:
         return ""
     steps = dict.fromkeys(step for result in results for step in result.latencies if step != TOTAL)
@@ -261,7 +262,3 @@ def _latencies(evaluation: Evaluation, named: dict[Way, str]) -> str:
 
 def _latency(latency: Latency | None) -> str:
     return f"{amount(latency.mean_ms)} / {amount(latency.p95_ms)}" if latency else _NOTHING
-
-
-def _overall(evaluation: Evaluation) -> list[WayResult]:
-    return [result for result in evaluation.results if not result.question_type]

@@ -107,6 +107,11 @@ class Evaluation:
     results: tuple[WayResult, ...]
     comparisons: tuple[WayComparison, ...]
 
+    @property
+    def overall(self) -> list[WayResult]:
+        """The results over the questions of all types."""
+        return [result for result in self.results if not result.question_type]
+
     def result(self, way: Way, question_type: str = "") -> WayResult:
         """Return a way's result.
 

@@ -29,11 +29,9 @@ from registry.pipeline.gold import DEPTH, Asked, judge_retrieval, look_up, own_d
 from registry.pipeline.opened import opened
 from registry.pipeline.progress import Progress
 from registry.pipeline.query import ADAPTER_MODES, Asker, Asking, open_asker
-from registry.records import MODES, Answer, Match
+from registry.records import CONTROLS, MODES, Answer, Match
 from registry.settings import Home
 
-CONTROLS = ("wrong-document", "task-only")
-"""Another document's adapter, and what all adapters have in common: what P-RAG has to be better than."""
 EVALUATED_MODES = (*MODES, *CONTROLS)
 WITHOUT_K = ("closed-book", *CONTROLS)
 TASK_ONLY = "none+common"

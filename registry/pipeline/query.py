@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from registry.base_model import LoadedModel, encode_prompt, linear_shapes, load
 from registry.catalog.chunks import chunked
-from registry.catalog.members import documents_by_record, members
+from registry.catalog.members import documents_by_record, member_adapters
 from registry.catalog.queries import log_query
 from registry.catalog.recipes import get_base_model, get_recipe
 from registry.errors import UsageError
@@ -157,8 +157,8 @@ class Asker:
     def _mean(self) -> bytes:
         chosen = set(spread(self.version.documents))
         with self._registry.catalog.read() as session:
-            every = enumerate(members(session, self.version))
-            digests = [adapter for number, (_, adapter) in every if number in chosen]
+            every = enumerate(member_adapters(session, self.version))
+            digests = [adapter for number, adapter in every if number in chosen]
         bodies = [self._layout.body(data) for data in self._registry.adapters(digests).values()]
         return mean_adapter(self._layout, bodies).body
 

@@ -14,6 +14,7 @@ from registry.catalog.models.artifacts import (
     SourceRow,
     TaskAdapterQuestionRow,
     TaskAdapterRow,
+    TrainedColumns,
 )
 from registry.catalog.models.base import Base, utc_now
 from registry.catalog.models.corpora import AliasMoveRow, AliasRow, CorpusRow, MembershipRow, PlaceRow, VersionRow
@@ -46,6 +47,7 @@ __all__ = [
     "SourceRow",
     "TaskAdapterQuestionRow",
     "TaskAdapterRow",
+    "TrainedColumns",
     "VersionRow",
     "utc_now",
 ]

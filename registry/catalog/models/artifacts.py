@@ -133,7 +133,22 @@ class AugmentationRequestRow(Base):
     created_at: Mapped[datetime]
 
 
-class AdapterRow(Base):
+class TrainedColumns:
+    """How an adapter was trained; the columns are called like the fields of ``Training``."""
+
+    examples: Mapped[int] = mapped_column(comment="training examples")
+    tokens: Mapped[int] = mapped_column(comment="tokens passed through the model, all epochs together")
+    steps: Mapped[int] = mapped_column(comment="optimiser steps")
+    first_loss: Mapped[float] = mapped_column(comment="nats a token, first step")
+    last_loss: Mapped[float] = mapped_column(comment="nats a token, last step")
+    elapsed_seconds: Mapped[float]
+    device: Mapped[str]
+    dtype: Mapped[str] = mapped_column(comment="of the frozen base's computation")
+    group_size: Mapped[int] = mapped_column(comment="adapters trained in the same pass")
+    library_versions: Mapped[dict[str, str]] = mapped_column(JSON)
+
+
+class AdapterRow(TrainedColumns, Base):
     """A low-rank adapter, and how it first came to be."""
 
     __tablename__ = "adapters"
@@ -160,16 +175,7 @@ class AdapterRow(Base):
     producer: Mapped[str] = mapped_column(comment="trained: by gradient descent on this adapter alone")
     size_bytes: Mapped[int]
     parameters: Mapped[int]
-    examples: Mapped[int] = mapped_column(comment="training examples")
-    tokens: Mapped[int] = mapped_column(comment="tokens passed through the model, all epochs together")
-    steps: Mapped[int] = mapped_column(comment="optimiser steps")
-    first_loss: Mapped[float] = mapped_column(comment="nats a token, first step")
-    last_loss: Mapped[float] = mapped_column(comment="nats a token, last step")
     elapsed_seconds: Mapped[float] = mapped_column(comment="this adapter's share of its group's time")
-    device: Mapped[str]
-    dtype: Mapped[str] = mapped_column(comment="of the frozen base's computation")
-    group_size: Mapped[int] = mapped_column(comment="adapters trained in the same pass")
-    library_versions: Mapped[dict[str, str]] = mapped_column(JSON)
     created_at: Mapped[datetime]
 
 
@@ -225,7 +231,7 @@ class AdapterLocationRow(Base):
     size_bytes: Mapped[int]
 
 
-class TaskAdapterRow(Base):
+class TaskAdapterRow(TrainedColumns, Base):
     """An adapter trained from question-answer pairs, from which documents' adapters start, and how it came to be.
 
     It lies in a pack of its own, which has no row in adapter_locations. Where that pack is lost, the row stays: the
@@ -262,16 +268,6 @@ class TaskAdapterRow(Base):
     offset: Mapped[int | None] = mapped_column(comment="bytes from the start of the file")
     size_bytes: Mapped[int]
     parameters: Mapped[int]
-    examples: Mapped[int] = mapped_column(comment="training examples")
-    tokens: Mapped[int] = mapped_column(comment="tokens passed through the model, all epochs together")
-    steps: Mapped[int] = mapped_column(comment="optimiser steps")
-    first_loss: Mapped[float] = mapped_column(comment="nats a token, first step")
-    last_loss: Mapped[float] = mapped_column(comment="nats a token, last step")
-    elapsed_seconds: Mapped[float]
-    device: Mapped[str]
-    dtype: Mapped[str] = mapped_column(comment="of the frozen base's computation")
-    group_size: Mapped[int] = mapped_column(comment="adapters trained in the same pass")
-    library_versions: Mapped[dict[str, str]] = mapped_column(JSON)
     created_at: Mapped[datetime]
 
 
