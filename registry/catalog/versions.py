@@ -133,7 +133,7 @@ def commit_version(
             "recipe_id": recipe_id(session, recipe_digest),
             "build_id": build_id,
             "message": message,
-            "documents": session.scalar(select(func.count()).where(BuildAdapterRow.build_id == build_id)),
+            **_totals(session, build_id),
             "created_at": utc_now(),
         }
         session.execute(insert(VersionRow).values(values))
@@ -142,6 +142,15 @@ def commit_version(
     _write_places(session, build_id, corpus, newest.number)
     set_alias(session, newest, alias, who=who)
     return newest, created
+
+
+def _totals(session: Session, build_id: int) -> dict[str, int]:
+    documents, size_bytes = session.execute(
+        select(func.count(), func.coalesce(func.sum(AdapterRow.size_bytes), 0))
+        .join(BuildAdapterRow, BuildAdapterRow.adapter_id == AdapterRow.id)
+        .where(BuildAdapterRow.build_id == build_id)
+    ).one()
+    return {"documents": documents, "size_bytes": int(size_bytes)}
 
 
 def _assigned_pairs(session: Session, build_id: int) -> Iterable[tuple[str, str]]:

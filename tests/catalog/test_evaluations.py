@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, column, create_engine, inspect, select, text
 
 from registry.catalog import schema
 from registry.catalog.dialect import parse_url
@@ -193,16 +193,24 @@ def put_a_catalog_of_before(engine: Engine) -> None:
             connection.execute(text(statement))
 
 
-def contents(engine: Engine, tables: set[str]) -> dict[str, list[tuple[object, ...]]]:
+def contents(engine: Engine, columns: dict[str, list[str]]) -> dict[str, list[tuple[object, ...]]]:
+    """Return the rows of tables by those columns that there were before."""
     with engine.connect() as connection:
-        return {table: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))] for table in tables}
+        return {
+            table: [
+                tuple(row)
+                for row in connection.execute(select(*(column(name) for name in names)).select_from(text(table)))
+            ]
+            for table, names in columns.items()
+        }
 
 
 def test_the_step_keeps_what_there_was(any_empty_url: str) -> None:
     schema.upgrade(any_empty_url, BEFORE)
     engine = create_engine(parse_url(any_empty_url))
     put_a_catalog_of_before(engine)
-    tables = set(inspect(engine).get_table_names()) - {"alembic_version"}
+    names = set(inspect(engine).get_table_names()) - {"alembic_version"}
+    tables = {name: [str(one["name"]) for one in inspect(engine).get_columns(name)] for name in names}
     before = contents(engine, tables)
     schema.upgrade(any_empty_url, AFTER)
     assert contents(engine, tables) == before

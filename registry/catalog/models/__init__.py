@@ -17,7 +17,15 @@ from registry.catalog.models.artifacts import (
     TrainedColumns,
 )
 from registry.catalog.models.base import Base, utc_now
-from registry.catalog.models.corpora import AliasMoveRow, AliasRow, CorpusRow, MembershipRow, PlaceRow, VersionRow
+from registry.catalog.models.corpora import (
+    AliasMoveRow,
+    AliasRow,
+    CorpusRow,
+    MembershipRow,
+    PinRow,
+    PlaceRow,
+    VersionRow,
+)
 from registry.catalog.models.evaluations import EvaluationResultRow, EvaluationRow, EvaluationScoreRow
 
 __all__ = [
@@ -40,6 +48,7 @@ __all__ = [
     "EvaluationScoreRow",
     "MembershipRow",
     "PackRow",
+    "PinRow",
     "PlaceRow",
     "QueryHitRow",
     "QueryRow",

@@ -51,7 +51,11 @@ class VersionRow(Base):
     build_id: Mapped[int | None] = mapped_column(ForeignKey("builds.id"))
     message: Mapped[str]
     documents: Mapped[int] = mapped_column(comment="number of documents in it")
+    size_bytes: Mapped[int] = mapped_column(server_default="0", comment="bytes of its adapters")
     created_at: Mapped[datetime]
+    collected_at: Mapped[datetime | None] = mapped_column(
+        comment="when `pragreg gc` took adapters of it away; null: it can be queried"
+    )
 
 
 class MembershipRow(Base):
@@ -138,6 +142,22 @@ class AliasMoveRow(Base):
     corpus_id: Mapped[int]
     name: Mapped[str]
     from_version: Mapped[int | None] = mapped_column(comment="null: the alias was new")
-    to_version: Mapped[int]
+    to_version: Mapped[int | None] = mapped_column(comment="null: the alias was removed")
     who: Mapped[str]
     moved_at: Mapped[datetime]
+
+
+class PinRow(Base):
+    """A version that garbage collection must leave, until the pin is taken off."""
+
+    __tablename__ = "pins"
+    __table_args__ = (
+        ForeignKeyConstraint(["corpus_id", "version"], ["versions.corpus_id", "versions.number"]),
+        {"comment": "Versions that `pragreg gc` never collects."},
+    )
+
+    corpus_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    reason: Mapped[str]
+    who: Mapped[str]
+    pinned_at: Mapped[datetime]
