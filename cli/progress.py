@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from registry.pipeline.progress import Progress
+    from registry.progress import Progress
 
 
 @contextmanager

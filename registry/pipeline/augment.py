@@ -19,8 +19,8 @@ from registry.catalog.builds import staged_documents
 from registry.catalog.chunks import chunked
 from registry.errors import UsageError
 from registry.pipeline.opened import Registry
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen
+from registry.progress import Progress
 from registry.records import Augmentation, StagedDocument
 
 BATCH_DOCUMENTS = 256

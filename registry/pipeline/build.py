@@ -32,9 +32,9 @@ from registry.pipeline.encode import (
     plan_adapters,
 )
 from registry.pipeline.opened import Registry, opened
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen, RecipeRequest, choose_recipe
 from registry.pipeline.sizing import Wanted
+from registry.progress import Progress
 from registry.records import PlacedDocument, Skipped, Version
 from registry.settings import DEFAULT_CORPUS, Home
 

@@ -14,8 +14,8 @@ from registry.catalog.chunks import chunked
 from registry.encoding.examples import build_examples
 from registry.pipeline.encode import lost_packs
 from registry.pipeline.opened import Registry
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen
+from registry.progress import Progress
 from registry.recipe import Recipe
 from registry.records import Augmentation, Document, EncodingInput, QAPair, StagedDocument
 

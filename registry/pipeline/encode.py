@@ -25,9 +25,9 @@ from registry.catalog.versions import assign_adapters
 from registry.encoding.pool import Group, encode_groups
 from registry.errors import NotFoundError
 from registry.pipeline.opened import Registry
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen
 from registry.pipeline.sizing import Wanted, size_groups
+from registry.progress import Progress
 from registry.records import AdapterLocation, EncodedAdapter, EncodingInput
 
 CHUNK_DOCUMENTS = 1000

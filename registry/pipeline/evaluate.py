@@ -27,8 +27,8 @@ from registry.evaluation.scores import score
 from registry.merging.methods import parse_merge
 from registry.pipeline.gold import DEPTH, Asked, judge_retrieval, look_up, own_documents, require_gold, wrong_documents
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Progress
 from registry.pipeline.query import ADAPTER_MODES, Asker, Asking, open_asker
+from registry.progress import Progress
 from registry.records import CONTROLS, MODES, Answer, Match
 from registry.settings import Home
 

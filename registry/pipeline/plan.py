@@ -23,9 +23,9 @@ from registry.pipeline.augment import make_augmenter
 from registry.pipeline.build import BuildRequest, read_sources, running_build
 from registry.pipeline.counts import Counts, count
 from registry.pipeline.opened import Registry, opened
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen, complete_recipe, record_recipe
 from registry.pipeline.sizing import Wanted, divide
+from registry.progress import Progress
 from registry.records import Skipped
 from registry.settings import Home, create_home
 from registry.store.layout import AdapterLayout

@@ -20,9 +20,9 @@ from registry.merging.common import FORMAT, MOST_ADAPTERS, mean_adapter, remembe
 from registry.merging.methods import DEFAULT_MERGE, Coefficients, Merge, parse_merge
 from registry.merging.products import inner_products
 from registry.pipeline.opened import Registry, Retriever, opened
-from registry.pipeline.progress import Progress, Silent
 from registry.pipeline.recipes import files_of, read_task_adapter
 from registry.pipeline.search import check_question
+from registry.progress import Progress, Silent
 from registry.recipe import Recipe
 from registry.records import MODES, Answer, Hit, Match, Mode, Version
 from registry.settings import Home

@@ -21,7 +21,7 @@ from registry.catalog.task_adapters import get_task_adapter, locate_task_adapter
 from registry.digests import short
 from registry.errors import UsageError
 from registry.pipeline.opened import Registry
-from registry.pipeline.progress import Progress
+from registry.progress import Progress
 from registry.recipe import HALF, Recipe, override, preset, read_recipe_file
 from registry.records import BaseModel
 from registry.store.layout import read_layout

@@ -26,8 +26,8 @@ from registry.encoding.examples import build_examples
 from registry.encoding.packing import pass_sizes
 from registry.encoding.pool import Group, Work, default_workers, encode_groups
 from registry.errors import UsageError
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen
+from registry.progress import Progress
 from registry.records import EncodingInput
 from registry.store.layout import AdapterLayout
 

@@ -19,8 +19,8 @@ from registry.encoding.pool import Work, encode_groups
 from registry.errors import InputError
 from registry.evaluation.questions import Question, read_questions
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Progress
 from registry.pipeline.recipes import Chosen, RecipeRequest, complete_recipe, record_recipe
+from registry.progress import Progress
 from registry.records import Augmentation, Document, EncodedAdapter, EncodingInput, QAPair, TaskAdapter
 from registry.settings import DEFAULT_CORPUS, Home
 from registry.store.layout import AdapterLayout

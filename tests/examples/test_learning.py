@@ -11,9 +11,9 @@ from registry.base_model import ModelFiles
 from registry.catalog import schema
 from registry.evaluation.scores import score
 from registry.pipeline.build import BuildRequest, build
-from registry.pipeline.progress import Silent
 from registry.pipeline.query import Asking, open_asker
 from registry.pipeline.recipes import RecipeRequest
+from registry.progress import Silent
 from registry.settings import MODELS_VARIABLE, create_home
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -13,8 +13,8 @@ import registry
 from registry.catalog import schema
 from registry.documents import ReadOptions
 from registry.pipeline.build import BuildRequest, BuildSummary, build
-from registry.pipeline.progress import Silent
 from registry.pipeline.recipes import RecipeRequest
+from registry.progress import Silent
 from registry.settings import Home, create_home
 
 ROOT = Path(registry.__file__).parents[1]

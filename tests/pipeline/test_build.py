@@ -14,8 +14,8 @@ from registry.catalog.members import members
 from registry.errors import BusyError, InputError, Interrupted, NotFoundError, UsageError
 from registry.pipeline.build import BuildSummary
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Silent
 from registry.pipeline.search import search
+from registry.progress import Silent
 from registry.settings import Home
 from tests.pipeline.conftest import TEXTS, Sample
 

@@ -15,10 +15,10 @@ from registry.pipeline import evaluate as module
 from registry.pipeline.build import BuildSummary
 from registry.pipeline.evaluate import EVALUATED_MODES, EvaluationRequest, compare, evaluate
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Silent
 from registry.pipeline.query import Asker, Asking
 from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.warmup import WarmupRequest, warm_up
+from registry.progress import Silent
 from registry.settings import Home
 from tests.pipeline.conftest import TEXTS, Sample
 

@@ -21,8 +21,8 @@ from registry.pipeline.build import BuildRequest, build
 from registry.pipeline.counts import SAMPLE_DOCUMENTS
 from registry.pipeline.opened import opened
 from registry.pipeline.plan import EFFICIENCY, Cluster, plan
-from registry.pipeline.progress import Silent
 from registry.pipeline.recipes import RecipeRequest
+from registry.progress import Silent
 from registry.settings import Home
 from tests.pipeline.conftest import Sample
 

@@ -23,10 +23,10 @@ from registry.pipeline import query
 from registry.pipeline.build import BuildRequest, build
 from registry.pipeline.export import export
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Silent
 from registry.pipeline.query import COMMON_FOLDER, Asker, Asking, open_asker
 from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.search import search
+from registry.progress import Silent
 from registry.records import MODES, Answer, Mode
 from registry.settings import Home, create_home
 from registry.store.layout import read_layout

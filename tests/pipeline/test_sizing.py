@@ -15,7 +15,7 @@ from registry.catalog.members import members
 from registry.errors import UsageError
 from registry.pipeline.build import BuildSummary
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Silent
+from registry.progress import Silent
 from registry.settings import Home
 from tests.pipeline.conftest import ROOT, TEXTS, Sample
 

@@ -12,10 +12,10 @@ from registry.catalog.task_adapters import get_task_adapter, list_task_adapters
 from registry.errors import InputError, IntegrityError, NotFoundError, UsageError
 from registry.pipeline.build import BuildSummary
 from registry.pipeline.opened import opened
-from registry.pipeline.progress import Silent
 from registry.pipeline.query import open_asker
 from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.warmup import WarmupRequest, WarmupSummary, warm_up
+from registry.progress import Silent
 from registry.settings import Home
 
 Warm = Callable[..., WarmupSummary]
