@@ -52,6 +52,7 @@ from registry.records import (
 
 BATCH = 10_000
 """Documents a transaction, and adapters a pack."""
+ADAPTER_BYTES = 1_520_000
 
 FILLER = "and the keeper of the lamp wrote down every ship that passed in fair weather and in foul, " * 6
 BASE = BaseModel(sha256_hex(b"base"), "benchmark", None, "LlamaForCausalLM", 1)
@@ -155,13 +156,13 @@ def encode(catalog: Catalog, items: list[PlacedDocument]) -> tuple[list[tuple[st
         if adapters:
             pack = sha256_hex("".join(adapter.digest for adapter in adapters).encode())
             places = tuple(
-                AdapterLocation(item.digest, pack, 10 + index * 1_520_000, 1_520_000)
+                AdapterLocation(item.digest, pack, 10 + index * ADAPTER_BYTES, ADAPTER_BYTES)
                 for index, item in enumerate(adapters)
             )
             start = time.perf_counter()
             with catalog.write() as session:
                 add_augmentations(session, new)
-                add_pack(session, Pack(pack, 10 + len(places) * 1_520_000, places), adapters, None)
+                add_pack(session, Pack(pack, 10 + len(places) * ADAPTER_BYTES, places), adapters, None)
             elapsed += time.perf_counter() - start
     return pairs, elapsed
 

@@ -16,7 +16,7 @@ from cli.options import (
     recipe_options,
     recipe_request,
 )
-from cli.output import FULL_LIST, plain, say, say_skipped, write_fields, write_json
+from cli.output import FULL_LIST, excerpt, plain, say, say_skipped, write_fields, write_json
 from cli.progress import progress_bars
 from registry.digests import short
 from registry.errors import UsageError
@@ -24,7 +24,12 @@ from registry.settings import Home
 
 if TYPE_CHECKING:
     from registry.pipeline.build import BuildSummary
+    from registry.pipeline.dry_run import DryRun, Some
 
+
+TITLES = 5
+TITLE_CHARACTERS = 40
+"""So many documents of a dry run are named, by so much of their title; JSON names a hundred."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B)?", re.IGNORECASE)
 
@@ -86,16 +91,23 @@ def parse_size(text: str) -> int:
 @click.option(
     "--take-over", is_flag=True, help="Build although another machine is recorded as building; for when it is gone."
 )
+@click.option("--wait", is_flag=True, help="While another build of the corpus runs, wait for its end.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be added, kept, removed and trained, and leave all as it is."
+)
 @json_option
-def build(home: Home, sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def build(home: Home, sources: tuple[str, ...], as_json: bool, dry_run: bool, **options: Any) -> None:
     """Give every document of the SOURCEs an adapter, and make a new version of the corpus.
 
     A SOURCE is a file, a folder, a glob pattern, a URL, or - for standard input. What is there already is not trained
-    again, and a build that was stopped goes on where it was when the same command is given again.
+    again, and a build that was stopped goes on where it was when the same command is given again. The new version
+    holds what the SOURCEs hold: a document that is in none of them any more leaves it. Where nothing differs, no
+    version is made.
     """
     recipe, read = recipe_request(options), read_options(options)
     from registry.pipeline.build import BuildRequest
     from registry.pipeline.build import build as run
+    from registry.pipeline.dry_run import dry_run as run_dry
 
     request = BuildRequest(
         sources=sources,
@@ -111,10 +123,17 @@ def build(home: Home, sources: tuple[str, ...], as_json: bool, **options: Any) -
         message=options["message"],
         language=options["language"],
         take_over=options["take_over"],
+        wait=options["wait"],
     )
     with progress_bars() as progress:
-        summary = run(home, request, progress)
-    _show(summary, as_json)
+        if dry_run:
+            found = run_dry(home, request, progress)
+        else:
+            summary = run(home, request, progress)
+    if dry_run:
+        _show_dry_run(found, as_json)
+    else:
+        _show(summary, as_json)
 
 
 def _show(summary: BuildSummary, as_json: bool) -> None:
@@ -152,3 +171,42 @@ def _show(summary: BuildSummary, as_json: bool) -> None:
             "adapters_bytes": summary.adapter_bytes,
         }
     )
+
+
+def _show_dry_run(found: DryRun, as_json: bool) -> None:
+    if as_json:
+        write_json(found)
+        return
+    say_skipped(found.skipped)
+    changes = [f"{name} {change.before} -> {change.after}" for name, change in found.recipe_changes.items()]
+    fields: dict[str, object] = {"version": _version_text(found)}
+    if changes:
+        fields["recipe"] = f"another than that of {found.against}: {', '.join(changes)}"
+    fields |= {
+        "documents": found.documents,
+        "places": found.places,
+        "added": _some_text(found.added),
+        "kept": found.kept,
+        "removed": _some_text(found.removed),
+        "reused": found.reused,
+        "to_train": _some_text(found.to_train),
+        "to_augment": _some_text(found.to_augment, f" by {found.augmenter}" if found.to_augment.count else ""),
+        "skipped": len(found.skipped),
+    }
+    write_fields(fields)
+
+
+def _version_text(found: DryRun) -> str:
+    if found.is_nothing_to_do:
+        return f"{found.version} (unchanged): nothing to do"
+    if found.created is None:
+        return f"{found.version} (unchanged), or a new one if what was lost is not encoded to the same bytes"
+    if not found.created:
+        return f"{found.version}, which latest would name again instead of {found.against}"
+    return f"{found.version} (new, {f'after {found.against}' if found.against else 'the first'})"
+
+
+def _some_text(some: Some, note: str = "") -> str:
+    titles = [excerpt(named.title or short(named.digest), TITLE_CHARACTERS) for named in some.first[:TITLES]]
+    more = ", ..." if some.count > len(titles) else ""
+    return f"{some.count}{note}: {', '.join(titles)}{more}" if titles else f"{some.count}{note}"

@@ -53,7 +53,7 @@ def init(folder: str, catalog: str | None, packs: str | None, base_model: str | 
     home = create_home(
         path,
         catalog_url=None if catalog is None else absolute_catalog(Path.cwd(), catalog),
-        packs_url=_packs(packs),
+        packs_url=packs_place(packs),
         base_model=_base_model(base_model),
     )
     _upgrade(home, existed)
@@ -80,7 +80,7 @@ def _upgrade(home: Home, existed: bool) -> None:
         raise
 
 
-def _packs(reference: str | None) -> str | None:
+def packs_place(reference: str | None) -> str | None:
     """Return where packs are to lie; a path was typed relative to the working folder, not to the home."""
     if not reference:
         return None

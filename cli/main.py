@@ -20,6 +20,7 @@ import click
 
 from cli.output import say, show_error
 from registry.errors import Interrupted, PragregError, StorageError
+from registry.masking import masked
 
 PROGRAM = "pragreg"
 COMPLETION_VARIABLE = "_PRAGREG_COMPLETE"
@@ -36,6 +37,13 @@ COMMANDS = {
     "evaluate": "cli.evaluate:evaluate",
     "export": "cli.export:export",
     "merge": "cli.merge:merge",
+    "versions": "cli.versions:versions",
+    "show": "cli.versions:show",
+    "diff": "cli.versions:diff",
+    "alias": "cli.aliases:alias",
+    "rollback": "cli.aliases:rollback",
+    "pin": "cli.aliases:pin",
+    "unpin": "cli.aliases:unpin",
     "info": "cli.info:info",
     "documents": "cli.listing:documents",
     "adapters": "cli.listing:adapters",
@@ -43,6 +51,14 @@ COMMANDS = {
     "builds": "cli.listing:builds",
     "queries": "cli.listing:queries",
     "evaluations": "cli.listing:evaluations",
+    "report": "cli.report:report",
+    "sql": "cli.sql:sql",
+    "verify": "cli.verify:verify",
+    "repair": "cli.repair:repair",
+    "gc": "cli.gc:gc",
+    "backup": "cli.backup:backup",
+    "restore": "cli.backup:restore",
+    "catalog": "cli.catalog:catalog",
     "db": "cli.db:db",
     "completion": "cli.completion:completion",
 }
@@ -145,7 +161,7 @@ def run(arguments: Sequence[str]) -> int:
         raise
     except BaseException as error:  # a panic in an extension that is written in Rust is no Exception
         if context is not None and context.params.get("traceback"):
-            traceback.print_exc()
+            say(masked(traceback.format_exc()).rstrip())
         return _fail(error)
 
 
@@ -157,7 +173,7 @@ def _fail(error: BaseException) -> int:
         return error.exit_code
     lines = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    say(f"error: this is a bug in pragreg, please report it: {what}")
+    say(f"error: this is a bug in pragreg, please report it: {masked(what)}")
     say("try: the same command as `pragreg --traceback ...`, and add what it prints to the report")
     return 1
 

@@ -103,7 +103,7 @@ reference_option: Decorator[Any] = click.option(
     default=DEFAULT_CORPUS,
     show_default=True,
     shell_complete=complete_corpus,
-    help="Which corpus and version: NAME, NAME@ALIAS, NAME@v3 or NAME@sha256:DIGEST.",
+    help="Which corpus and version: NAME, NAME@ALIAS, NAME@v3 or NAME@DIGEST (its beginning).",
 )
 hits_option: Decorator[Any] = click.option(
     "-k",

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from registry.digests import short
 from registry.errors import Interrupted, PragregError
+from registry.masking import masked_urls
 from registry.records import Skipped
 
 FULL_LIST = 20
@@ -47,6 +48,11 @@ def write_line(text: str = "") -> None:
 def write_part(text: str) -> None:
     """Write the next part of a line that is still growing."""
     _write(clean(text), sys.stdout)
+
+
+def write_text(text: str) -> None:
+    """Write lines as they are: the values in them are data, for other programs."""
+    _write(text, sys.stdout)
 
 
 def ask_line(prompt: str) -> str:
@@ -168,9 +174,9 @@ def say_skipped(skipped: Sequence[Skipped]) -> None:
 
 def show_error(error: PragregError) -> None:
     """Show an error of this project: what is wrong, and what to do next."""
-    say(error.message if isinstance(error, Interrupted) else f"error: {error.message}")
+    say(masked_urls(error.message if isinstance(error, Interrupted) else f"error: {error.message}"))
     if error.hint:
-        say(f"try: {error.hint}")
+        say(masked_urls(f"try: {error.hint}"))
 
 
 def plain(value: Any) -> Any:

@@ -41,6 +41,12 @@ def document_digest(title: str, text: str) -> str:
     return json_digest({"title": normalise_text(title), "text": normalise_text(text)})
 
 
+def text_key(text: str) -> int:
+    """Return the first 8 bytes of the sha256 of ``text`` as a signed number, by which equal texts are found."""
+    # Half a surrogate pair is the database's to refuse.
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big", signed=True)
+
+
 def question_digest(question: str) -> str:
     """Return what two spellings of one question have in common: sha256 over its words, folded, without punctuation."""
     folded = normalise_text(question).casefold()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote as quote_argument
 from typing import Any
@@ -34,8 +35,8 @@ class Home:
     """
 
     path: Path
-    catalog_url: str
-    packs_url: str
+    catalog_url: str = field(repr=False)
+    packs_url: str = field(repr=False)
     index_path: Path
     models_path: Path
     base_model: str
@@ -91,11 +92,7 @@ def create_home(
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            partial = path / (SETTINGS_FILE + ".partial")
-            if "@" in settings["catalog"]["url"]:
-                partial.touch(mode=0o600)  # there may be a password in it
-            partial.write_bytes(tomli_w.dumps(settings).encode())
-            partial.replace(path / SETTINGS_FILE)
+            _write_settings(path / SETTINGS_FILE, settings)
         except OSError as error:
             raise _not_writable(path, error) from error
     home = open_home(path)
@@ -109,6 +106,36 @@ def create_home(
             home.settings_path.unlink()
         raise _not_writable(path, error) from error
     return home
+
+
+def switch_catalog(home: Home, url: str) -> Home:
+    """Have ``pragreg.toml`` name another catalog; nothing else in it changes but its comments, which go.
+
+    Raises:
+        HomeError: the file is missing or wrong.
+        StorageError: it cannot be written.
+    """
+    open_home(home.path)  # says what is wrong, if anything is
+    settings = tomllib.loads(home.settings_path.read_text(encoding="utf-8"))
+    settings["catalog"]["url"] = url
+    try:
+        _write_settings(home.settings_path, settings)
+    except OSError as error:
+        raise _not_writable(home.path, error) from error
+    return open_home(home.path)
+
+
+def _write_settings(file: Path, settings: dict[str, Any]) -> None:
+    """Write beside and rename; with a password in it the file is for its owner alone."""
+    url = str(settings["catalog"]["url"])
+    has_secret = "@" in url or "password" in url
+    partial = file.with_name(file.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600 if has_secret else 0o666)
+    if file.exists() and not has_secret:
+        partial.chmod(file.stat().st_mode & 0o777)
+    partial.write_bytes(tomli_w.dumps(settings).encode())
+    partial.replace(file)
 
 
 def _not_writable(path: Path, error: OSError) -> StorageError:
@@ -151,6 +178,14 @@ def open_home(path: Path) -> Home:
 
 def _absolute(home: Path, url: str) -> str:
     return url if "://" in url else str(home / Path(url).expanduser())
+
+
+def user_name() -> str:
+    """Return who runs this process, as builds, aliases and pins record it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        return f"uid {os.getuid()}"
 
 
 def absolute_catalog(folder: Path, url: str) -> str:

@@ -112,6 +112,12 @@ def postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
     yield from _database(postgres_server, f" TEMPLATE {postgres_template}")
 
 
+@pytest.fixture(scope="module")
+def module_postgres_url(postgres_server: URL, postgres_template: str) -> Iterator[str]:
+    """The URL of a PostgreSQL catalog that is fresh for a module's tests together."""
+    yield from _database(postgres_server, f" TEMPLATE {postgres_template}")
+
+
 @pytest.fixture
 def empty_postgres_url(postgres_server: URL) -> Iterator[str]:
     """The URL of a PostgreSQL database without a catalog."""

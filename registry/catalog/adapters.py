@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry.catalog.chunks import chunked
-from registry.catalog.dialect import BULK, insert_new
+from registry.catalog.dialect import BULK, insert_new, lock_packs
 from registry.catalog.identifiers import complete_digest, ids_by_digest, require_ids
 from registry.catalog.models import (
     AdapterInputRow,
@@ -84,7 +84,8 @@ def find_adapters(
 def add_pack(session: Session, pack: Pack, adapters: Iterable[EncodedAdapter], build_id: int | None) -> None:
     """Record a pack that lies in the store, its adapters (``data`` may be empty) and where each lies.
 
-    Adapters that are known already keep their first history; the pack becomes one more place where they lie.
+    Adapters that are known already keep their first history; the pack becomes one more place where they lie. Where
+    the adapter that their document gave before lies nowhere any more, they are what it gives from now on.
 
     Raises:
         NotFoundError: a document, augmentation or recipe is not in the catalog.
@@ -96,31 +97,33 @@ def add_pack(session: Session, pack: Pack, adapters: Iterable[EncodedAdapter], b
     _add_pack_row(session, pack, build_id)
 
 
-def replace_packs(session: Session, new: Pack, old: Sequence[str]) -> None:
-    """Record the pack that combines the packs of the digests ``old``, and forget those.
+def forget_covered(session: Session, digests: Iterable[str]) -> list[str]:
+    """Forget those packs of ``digests`` whose adapters all lie in packs besides them, and return their digests.
 
-    Raises:
-        NotFoundError: an old pack or an adapter of the new one is not in the catalog.
-        IntegrityError: the new pack lacks an adapter that lies in no other pack, or an old one holds a task adapter.
+    Packs that are not in the catalog any more are left out, as are those that hold a task adapter.
     """
-    replaced = require_ids(session, PackRow, (digest for digest in old if digest != new.digest), "pack")
-    builds = set(session.scalars(select(PackRow.build_id).where(PackRow.id.in_(replaced.values()))))
-    _add_pack_row(session, new, builds.pop() if len(builds) == 1 else None)
-    elsewhere = select(AdapterLocationRow.adapter_id).where(AdapterLocationRow.pack_id.not_in(replaced.values()))
-    lost = session.scalar(
-        select(AdapterRow.digest)
+    lock_packs(session)
+    given = ids_by_digest(session, PackRow, digests)
+    needed = {number for _, number in session.execute(_only_in(given.values()))}
+    needed |= set(session.scalars(select(TaskAdapterRow.pack_id).where(TaskAdapterRow.pack_id.in_(given.values()))))
+    covered = {digest: number for digest, number in given.items() if number not in needed}
+    _delete_packs(session, covered.values())
+    return sorted(covered)
+
+
+def _only_in(packs: Collection[int]) -> Select[str, int]:
+    """Select the adapters that lie in none but these packs, each with the packs of them that it lies in."""
+    other = aliased(AdapterLocationRow)
+    elsewhere = select(other.adapter_id).where(other.adapter_id == AdapterRow.id, other.pack_id.not_in(packs))
+    return (
+        select(AdapterRow.digest, AdapterLocationRow.pack_id)
         .join(AdapterLocationRow, AdapterLocationRow.adapter_id == AdapterRow.id)
-        .where(AdapterLocationRow.pack_id.in_(replaced.values()), AdapterRow.id.not_in(elsewhere))
-        .limit(1)
+        .where(AdapterLocationRow.pack_id.in_(packs), ~elsewhere.exists())
     )
-    if lost is not None:
-        raise IntegrityError(f"pack {new.digest} lacks adapter {lost}, so the packs it combines cannot be forgotten")
-    task_adapter = session.scalar(
-        select(TaskAdapterRow.digest).where(TaskAdapterRow.pack_id.in_(replaced.values())).limit(1)
-    )
-    if task_adapter is not None:
-        raise IntegrityError(f"task adapter {task_adapter} lies in a pack of its own, which cannot be combined")
-    for number in replaced.values():
+
+
+def _delete_packs(session: Session, packs: Iterable[int]) -> None:
+    for number in packs:
         inside = delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number)
         session.execute(inside, execution_options=BULK)
         session.execute(delete(PackRow).where(PackRow.id == number), execution_options=BULK)
@@ -178,11 +181,12 @@ def forget_packs(session: Session, digests: Iterable[str]) -> None:
 
     So do task adapters: which questions they were trained on is needed as long as what started from them.
     """
-    for number in ids_by_digest(session, PackRow, digests).values():
+    lock_packs(session)
+    forgotten = ids_by_digest(session, PackRow, digests).values()
+    for number in forgotten:
         held = update(TaskAdapterRow).where(TaskAdapterRow.pack_id == number)
         session.execute(held.values(pack_id=None, offset=None), execution_options=BULK)
-        session.execute(delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number))
-        session.execute(delete(PackRow).where(PackRow.id == number))
+    _delete_packs(session, forgotten)
 
 
 def resolve_adapter(session: Session, prefix: str) -> AdapterRecord:
@@ -263,7 +267,17 @@ def _add_adapters(
         }
         for item in adapters
     ]
+    _forget_lost_inputs(session, inputs)
     insert_new(session, AdapterInputRow, inputs)
+
+
+def _forget_lost_inputs(session: Session, inputs: Sequence[Mapping[str, int]]) -> None:
+    """Forget what these inputs gave where that lies in no pack: trained again, they need not give the same bytes."""
+    lies = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == AdapterInputRow.adapter_id)
+    for recipe in {item["recipe_id"] for item in inputs}:
+        augmentations = [item["augmentation_id"] for item in inputs if item["recipe_id"] == recipe]
+        given = (AdapterInputRow.recipe_id == recipe, AdapterInputRow.augmentation_id.in_(augmentations))
+        session.execute(delete(AdapterInputRow).where(*given, ~lies.exists()), execution_options=BULK)
 
 
 def _add_pack_row(session: Session, pack: Pack, build_id: int | None) -> None:

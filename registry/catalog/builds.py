@@ -62,6 +62,34 @@ class BuildCounts:
     size_bytes: int = 0
 
 
+class Holder(NamedTuple):
+    """A build that is marked as running, and whose."""
+
+    build_id: int
+    who: str
+    host: str
+    pid: int
+    started_at: datetime
+
+    def __str__(self) -> str:
+        """Who builds, where, and since when."""
+        since = f"{self.started_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"build {self.build_id} by {self.who} on {self.host}, process {self.pid}, since {since}"
+
+    def holds(self, is_alive: IsAlive, host: str, take_over: bool) -> bool:
+        """Return whether it keeps out a build of the same corpus that would begin on ``host``."""
+        return is_alive(self.host, self.pid, self.started_at) and (self.host == host or not take_over)
+
+
+def find_holder(
+    session: Session, corpus: str, *, host: str, is_alive: IsAlive, take_over: bool = False
+) -> Holder | None:
+    """Return the build for which ``begin_build`` would raise BusyError, None if it would not."""
+    number = session.scalar(select(CorpusRow.id).where(CorpusRow.name == corpus))
+    builds = [] if number is None else _running_builds(session, number)
+    return next((build for build in builds if build.holds(is_alive, host, take_over)), None)
+
+
 def begin_build(
     session: Session,
     corpus: str,
@@ -90,9 +118,9 @@ def begin_build(
     recipe = recipe_id(session, recipe_digest)
     number = _lock_corpus(session, corpus, language)
     for build in _running_builds(session, number):
-        if is_alive(build.host, build.pid, build.started_at) and (build.host == host or not take_over):
+        if build.holds(is_alive, host, take_over):
             raise _busy(corpus, build, is_here=build.host == host)
-        _end_build(session, build.id, f"its process is gone; {who} on {host} took over")
+        _end_build(session, build.build_id, f"its process is gone; {who} on {host} took over")
     _clear_staging(session, select(BuildRow.id).where(BuildRow.corpus_id == number))
     result = session.execute(
         insert(BuildRow)
@@ -116,26 +144,26 @@ def stage(session: Session, build_id: int, documents: Iterable[PlacedDocument]) 
 
     Give a few thousand documents a transaction: other writers wait for its end.
     """
-    for chunk in chunked(documents):
-        now = utc_now()
-        numbers = _document_ids(session, chunk)
-        uris = {item.place.source_uri for item in chunk}
-        sources = _source_ids(session, uris)
-        missing = sorted(uris - sources.keys())
-        if missing:
-            insert_new(session, SourceRow, [{"uri": uri, "created_at": now} for uri in missing])
-            sources |= _source_ids(session, missing)
-        places = [
-            {
-                "build_id": build_id,
-                "source_id": sources[item.place.source_uri],
-                "ordinal": item.place.ordinal,
-                "record_id": item.place.record_id,
-                "document_id": numbers[item.document.digest],
-            }
-            for item in chunk
-        ]
-        insert_new(session, BuildItemRow, places)
+    # All of one kind in one order, then all of the next: two builds that read the same texts follow each other.
+    items = list(documents)
+    now = utc_now()
+    numbers = _document_ids(session, items)
+    uris = {item.place.source_uri for item in items}
+    sources = _source_ids(session, uris)
+    missing = sorted(uris - sources.keys())
+    insert_new(session, SourceRow, [{"uri": uri, "created_at": now} for uri in missing])
+    sources |= _source_ids(session, missing)
+    places = [
+        {
+            "build_id": build_id,
+            "source_id": sources[item.place.source_uri],
+            "ordinal": item.place.ordinal,
+            "record_id": item.place.record_id,
+            "document_id": numbers[item.document.digest],
+        }
+        for item in items
+    ]
+    insert_new(session, BuildItemRow, places)
 
 
 def staged_documents(
@@ -222,41 +250,42 @@ def corpus_language(session: Session, corpus: str) -> str | None:
     return session.scalar(select(CorpusRow.language).where(CorpusRow.name == corpus))
 
 
+def check_language(corpus: str, own: str, asked: str | None) -> None:
+    """Check that a corpus in language ``own`` may be built as one in the language that is ``asked`` for.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if asked is not None and asked != own:
+        raise UsageError(
+            f"corpus {corpus!r} is in language {own!r}, not {asked!r}",
+            hint=f"leave the language out, or build another corpus with --corpus {corpus}-{asked}",
+        )
+
+
 def _lock_corpus(session: Session, corpus: str, language: str | None) -> int:
     row = {"name": corpus, "language": language or DEFAULT_LANGUAGE, "created_at": utc_now()}
     insert_new(session, CorpusRow, [row])
     number, own = session.execute(
         select(CorpusRow.id, CorpusRow.language).where(CorpusRow.name == corpus).with_for_update()
     ).one()
-    if language is not None and language != own:
-        raise UsageError(
-            f"corpus {corpus!r} is in language {own!r}, not {language!r}",
-            hint=f"leave the language out, or build another corpus with --corpus {corpus}-{language}",
-        )
+    check_language(corpus, own, language)
     return number
 
 
-class _Running(NamedTuple):
-    id: int
-    who: str
-    host: str
-    pid: int
-    started_at: datetime
-
-
-def _running_builds(session: Session, corpus: int) -> list[_Running]:
+def _running_builds(session: Session, corpus: int) -> list[Holder]:
     query = select(BuildRow.id, BuildRow.who, BuildRow.host, BuildRow.pid, BuildRow.started_at)
     rows = session.execute(query.where(BuildRow.corpus_id == corpus, BuildRow.status == "running"))
-    return [_Running(*row) for row in rows.all()]
+    return [Holder(*row) for row in rows.all()]
 
 
-def _busy(corpus: str, build: _Running, *, is_here: bool) -> BusyError:
+def _busy(corpus: str, build: Holder, *, is_here: bool) -> BusyError:
     return BusyError(
-        f"corpus {corpus!r} is being built: build {build.id} by {build.who} on {build.host}, process {build.pid}, "
-        f"since {build.started_at:%Y-%m-%d %H:%M:%S} UTC",
-        hint=f"wait for it to end, or stop it (kill {build.pid}) and try again"
+        f"corpus {corpus!r} is being built: {build}",
+        hint=f"wait for its end with --wait, or stop it (kill {build.pid}) and try again"
         if is_here
-        else f"wait for it to end; if that process is gone: pragreg build SOURCE... --corpus {corpus} --take-over",
+        else f"wait for its end with --wait; if that process is gone: pragreg build SOURCE... --corpus {corpus} "
+        "--take-over",
     )
 
 
@@ -270,9 +299,9 @@ def _clear_staging(session: Session, builds: Select[int]) -> None:
         session.execute(delete(model).where(model.build_id.in_(builds)), execution_options=BULK)
 
 
-def _document_ids(session: Session, chunk: Collection[PlacedDocument]) -> dict[str, int]:
+def _document_ids(session: Session, items: Collection[PlacedDocument]) -> dict[str, int]:
     # Looked up first: most documents of a build are there from the last one, and a lookup locks nothing.
-    documents = {item.document.digest: item.document for item in chunk}
+    documents = {item.document.digest: item.document for item in items}
     known = ids_by_digest(session, DocumentRow, documents)
     new = [documents[digest] for digest in sorted(documents.keys() - known.keys())]
     now = utc_now()
@@ -290,6 +319,9 @@ def _document_ids(session: Session, chunk: Collection[PlacedDocument]) -> dict[s
     return known | ids_by_digest(session, DocumentRow, (document.digest for document in new))
 
 
-def _source_ids(session: Session, uris: Collection[str]) -> dict[str, int]:
-    rows = session.execute(select(SourceRow.uri, SourceRow.id).where(SourceRow.uri.in_(uris)))
-    return {uri: number for uri, number in rows}
+def _source_ids(session: Session, uris: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for chunk in chunked(uris):
+        rows = session.execute(select(SourceRow.uri, SourceRow.id).where(SourceRow.uri.in_(chunk)))
+        found.update((uri, number) for uri, number in rows)
+    return found

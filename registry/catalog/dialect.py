@@ -22,6 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from registry.catalog.chunks import chunked
 from registry.catalog.names import SQLITE, sqlite_path
 from registry.errors import HomeError
+from registry.masking import MASK, keep_secret
 
 LOCK_SECONDS = 30
 """How long a writer waits for another one before it gives up with BusyError."""
@@ -30,6 +31,21 @@ BULK = {"synchronize_session": False}
 """Options of statements that change many rows: without, SQLAlchemy reads back every key that they touched."""
 
 _SECRET_PARAMETERS = ("password", "sslpassword")
+_PLAIN_PARAMETERS = (
+    *(
+        "application_name",
+        "client_encoding",
+        "connect_timeout",
+        "dbname",
+        "host",
+        "hostaddr",
+        "port",
+        "service",
+        "user",
+    ),
+    *("sslcert", "sslkey", "sslmode", "sslrootcert", "target_session_attrs"),
+)
+"""What may be shown of a URL's options: of a misspelled one nobody knows whether it is a password."""
 _SCHEMA_LOCK = 0x70726167  # any fixed number; it names the lock under which PostgreSQL schemas are changed
 _INSERT_ROWS = 2_000
 
@@ -51,8 +67,14 @@ def parse_url(text: str) -> URL:
     except (ArgumentError, ValueError):
         # The text is not repeated: what cannot be parsed may hold a password that cannot be masked.
         raise HomeError("the catalog's url cannot be understood", hint=hint) from None
+    if url.host and "@" in url.host:
+        # Neither here: what stands before the last @ is the rest of a password.
+        raise HomeError("the catalog's url has several @; in a password it is written %40", hint=hint)
     if url.get_backend_name() not in ("postgresql", "postgres"):
         raise HomeError(f"the catalog cannot live in {safe_url(url)}", hint=hint)
+    keep_secret(url.password)
+    for value in (url.query.get(parameter, ()) for parameter in _SECRET_PARAMETERS):
+        keep_secret(*((value,) if isinstance(value, str) else value))
     if find_spec("psycopg") is None:
         raise HomeError("a catalog on PostgreSQL needs the driver psycopg", hint='pip install "pragreg[postgres]"')
     return url.set(drivername="postgresql+psycopg")
@@ -62,9 +84,9 @@ def safe_url(url: URL) -> str:
     """Return the URL for people to read: as they write it, with passwords masked."""
     if url.get_backend_name() == "sqlite":
         return f"{SQLITE}{url.database or ''}"
-    masked = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}
-    shown = url.update_query_dict(masked).set(drivername=url.get_backend_name())
-    return shown.render_as_string(hide_password=True).replace(quote_plus("***"), "***")
+    hidden = {name: MASK for name in url.query if name not in _PLAIN_PARAMETERS}
+    shown = url.update_query_dict(hidden).set(drivername=url.get_backend_name())
+    return shown.render_as_string(hide_password=True).replace(quote_plus(MASK), MASK)
 
 
 def sqlite_file(url: URL) -> Path | None:
@@ -105,6 +127,13 @@ def reader(engine: Engine) -> Engine:
     return engine
 
 
+def scratch(engine: Engine) -> Engine:
+    """Return the engine for transactions that make temporary tables, see one unchanging snapshot and are undone."""
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="REPEATABLE READ")
+    return engine.execution_options(pragreg_scratch=True)
+
+
 def insert_new(session: Session, model: type[DeclarativeBase], rows: Iterable[Mapping[str, Any]]) -> None:
     """Insert the rows of which no unique key is taken yet, and leave the others as they are."""
     table = model.__table__
@@ -123,17 +152,33 @@ def insert_new(session: Session, model: type[DeclarativeBase], rows: Iterable[Ma
         session.execute(statement, [dict(row) for row in chunk])
 
 
-def refresh_statistics(session: Session, *models: type[DeclarativeBase]) -> None:
+def refresh_statistics(session: Session, *models: type[DeclarativeBase] | Table) -> None:
     """Tell PostgreSQL's planner about rows inserted in this transaction; SQLite plans well without."""
     if session.get_bind().dialect.name == "postgresql":
         for model in models:
-            session.connection().exec_driver_sql(f"ANALYZE {model.__tablename__}")
+            name = model.name if isinstance(model, Table) else model.__tablename__
+            session.connection().exec_driver_sql(f"ANALYZE {name}")
 
 
 def lock_schema(connection: Connection) -> None:
     """Let only one process change the schema; SQLite's write lock does that already."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+
+
+def lock_packs(session: Session) -> None:
+    """Let nobody add or forget a pack until this transaction ends; SQLite's write lock does that already.
+
+    Call it first, before the transaction holds anything that another may wait for.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().exec_driver_sql("LOCK TABLE packs IN SHARE ROW EXCLUSIVE MODE")
+
+
+def lock_builds_and_packs(session: Session) -> None:
+    """Let no build begin or end, and nobody add or forget a pack, until this transaction ends; as ``lock_packs``."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().exec_driver_sql("LOCK TABLE builds, packs IN SHARE ROW EXCLUSIVE MODE")
 
 
 def encoding(connection: Connection) -> str:
@@ -167,8 +212,10 @@ def _prepare_migrating_sqlite(connection: DBAPIConnection, entry: ConnectionPool
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("pragreg_writes", False)
-    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+    options = connection.get_execution_options()
+    writes = options.get("pragreg_writes", False)
+    # Temporary tables are written to as well, but lock nothing.
+    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes or options.get('pragreg_scratch') else 'ON'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

@@ -23,6 +23,7 @@ class Catalog:
         self._url = url
         self._reader = dialect.reader(engine)
         self._writer = dialect.writer(engine)
+        self._scratch = dialect.scratch(engine)
 
     @property
     def url(self) -> str:
@@ -57,6 +58,18 @@ class Catalog:
         with self._translated(), Session(self._writer, autoflush=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def scratch(self) -> Iterator[Session]:
+        """Yield a session that sees one unchanging state, may make temporary tables, and is undone at the end.
+
+        It keeps no writer waiting.
+
+        Raises:
+            StorageError: the database cannot be read, or there is no room for temporary tables.
+        """
+        with self._translated(), Session(self._scratch, autoflush=False) as session:
+            yield session
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -72,7 +85,7 @@ class Catalog:
         self.close()
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self.safe_url, password=self._engine.url.password)
+        return translated(self.safe_url)
 
 
 def open_catalog(url: str) -> Catalog:
@@ -90,7 +103,7 @@ def open_catalog(url: str) -> Catalog:
         refuse_other_schema(None, name)
     engine = dialect.make_engine(parsed)
     try:
-        with translated(name, password=parsed.password), engine.connect() as connection:
+        with translated(name), engine.connect() as connection:
             found = read_revision(connection)
         refuse_other_schema(found, name)
     except BaseException:

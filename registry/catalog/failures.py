@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError
 
 from registry.errors import BusyError, HomeError, InputError, PragregError, StorageError
+from registry.masking import masked
 
 _BUSY = "another process has been writing to the catalog {name} for too long"
 _BUSY_HINT = "run the command again when the other one is done; `pragreg builds list` shows what is running"
@@ -50,7 +51,7 @@ _SQLSTATE_FAILURES: dict[str, tuple[type[PragregError], str, str]] = {
 
 
 @contextmanager
-def translated(name: str, *, password: str | None = None) -> Iterator[None]:
+def translated(name: str) -> Iterator[None]:
     """Turn errors of the drivers that are no fault of this program into its own; ``name`` is the masked URL.
 
     Raises:
@@ -64,14 +65,14 @@ def translated(name: str, *, password: str | None = None) -> Iterator[None]:
     except UnicodeEncodeError as error:
         kind, message, hint = _SQLSTATE_FAILURES["22"]
         raise kind(message.format(name=name, reason=f"{error.object!r} is not UTF-8"), hint=hint) from error
-    except (DBAPIError, sqlite3.Error) as error:
-        # A statement's error comes wrapped; that of a connection's first PRAGMAs comes as it is.
+    except Exception as error:
+        # A statement's error comes wrapped; that of a connection's first PRAGMAs, or of a COPY, comes as it is.
         cause = error.orig if isinstance(error, DBAPIError) else error
-        failure = _sqlite_failure(cause) or _postgresql_failure(error)
+        failure = _sqlite_failure(cause) or _postgresql_failure(error, cause)
         if failure is None:
             raise
         kind, message, hint = failure
-        raise kind(message.format(name=name, reason=_reason(cause, password)), hint=hint) from error
+        raise kind(message.format(name=name, reason=reason_of(cause)), hint=hint) from error
 
 
 def _sqlite_failure(error: BaseException | None) -> tuple[type[PragregError], str, str] | None:
@@ -79,25 +80,25 @@ def _sqlite_failure(error: BaseException | None) -> tuple[type[PragregError], st
     return None if code is None else _SQLITE_FAILURES.get(code & 0xFF)
 
 
-def _postgresql_failure(error: Exception) -> tuple[type[PragregError], str, str] | None:
-    if not isinstance(error, DBAPIError) or error.orig is None or isinstance(error.orig, sqlite3.Error):
+def _postgresql_failure(error: Exception, cause: BaseException | None) -> tuple[type[PragregError], str, str] | None:
+    if cause is None or not type(cause).__module__.startswith("psycopg"):
         return None
-    state = getattr(error.orig, "sqlstate", None)
+    state = getattr(cause, "sqlstate", None)
     if state is None:
         # No code of the server's: psycopg itself failed, at connecting or at adapting a value.
-        if type(error.orig).__name__ == "DataError":
+        if type(cause).__name__ == "DataError":
             return _SQLSTATE_FAILURES["22"]
-        if "invalid connection option" in str(error.orig):
+        if str(cause).startswith(("invalid connection option", "bad value for")):
             return (HomeError, "the catalog's url cannot be used: {reason}", _URL_HINT)
-        if error.connection_invalidated:
+        if getattr(error, "connection_invalidated", False):
             return _SQLSTATE_FAILURES["08"]
-        if type(error.orig).__name__ in ("OperationalError", "ConnectionTimeout"):
+        if type(cause).__name__ in ("OperationalError", "ConnectionTimeout"):
             return (StorageError, "the catalog {name} cannot be reached: {reason}", _SERVER_HINT)
         return None
     return _SQLSTATE_FAILURES.get(state) or _SQLSTATE_FAILURES.get(state[:2])
 
 
-def _reason(cause: BaseException | None, password: str | None) -> str:
+def reason_of(cause: BaseException | None) -> str:
+    """Return the first line of what a driver says, without passwords."""
     lines = str(cause).strip().splitlines()
-    reason = re.sub(r"\s+", " ", lines[0] if lines else type(cause).__name__)
-    return reason.replace(password, "***") if password else reason
+    return masked(re.sub(r"\s+", " ", lines[0] if lines else type(cause).__name__))

@@ -55,7 +55,8 @@ class AdapterLine:
 
 @dataclass(frozen=True, slots=True)
 class CorpusLine:
-    """A corpus in a list; ``digest``, ``version`` and ``recipe_digest`` are its newest version's, None without one."""
+    """A corpus in a list: ``digest``, ``version``, ``documents`` and ``recipe_digest`` are of the version that its
+    ``latest`` names (None, and 0 documents, without one); ``versions`` counts all."""
 
     name: str
     digest: str | None

@@ -38,7 +38,7 @@ from registry.catalog.models import (
     SourceRow,
     VersionRow,
 )
-from registry.catalog.references import corpus_id, resolve
+from registry.catalog.references import corpus_id, current_number, resolve
 from registry.catalog.showing import (
     AdapterDetail,
     CorpusDetail,
@@ -173,24 +173,23 @@ def list_adapters(
 
 
 def list_corpora(session: Session, *, limit: int | None = PAGE, offset: int = 0) -> list[CorpusLine]:
-    """Return corpora by name."""
-    newest = aliased(VersionRow)
-    later = aliased(VersionRow)
-    is_newest = ~select(later.number).where(later.corpus_id == newest.corpus_id, later.number > newest.number).exists()
+    """Return corpora by name, each with the version that its ``latest`` names."""
+    versions = select(func.count()).where(VersionRow.corpus_id == CorpusRow.id).scalar_subquery()
+    current = aliased(VersionRow)
     rows = session.execute(
         select(
             CorpusRow.name,
-            newest.digest,
-            newest.number,
-            func.coalesce(newest.number, 0),  # versions are numbered without gaps
-            func.coalesce(newest.documents, 0),
+            current.digest,
+            current.number,
+            versions,
+            func.coalesce(current.documents, 0),
             RecipeRow.digest,
             CorpusRow.language,
             CorpusRow.created_at,
         )
         .select_from(CorpusRow)
-        .outerjoin(newest, (newest.corpus_id == CorpusRow.id) & is_newest)
-        .outerjoin(RecipeRow, RecipeRow.id == newest.recipe_id)
+        .outerjoin(current, (current.corpus_id == CorpusRow.id) & (current.number == current_number(CorpusRow.id)))
+        .outerjoin(RecipeRow, RecipeRow.id == current.recipe_id)
         .order_by(CorpusRow.name)
         .limit(limit)
         .offset(offset)

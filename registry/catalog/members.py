@@ -40,6 +40,12 @@ def member_adapters(session: Session, version: Version) -> Iterator[str]:
     return (adapter for _, adapter in session.execute(_members(session, version)))
 
 
+def member_digests(session: Session, version: Version) -> Iterator[tuple[str, str]]:
+    """Yield the digests of a version's documents with those of their adapters, without reading a text; streams too."""
+    query = _members(session, version).with_only_columns(DocumentRow.digest, AdapterRow.digest)
+    return ((document, adapter) for document, adapter in session.execute(query))
+
+
 def members_by_document(
     session: Session, version: Version, document_digests: Iterable[str]
 ) -> dict[str, tuple[Document, str]]:

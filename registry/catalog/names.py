@@ -1,6 +1,7 @@
 """How corpora, versions, aliases and SQLite catalogs are named, as text; nothing here asks a database.
 
-``handbook``, ``handbook@production``, ``handbook@v3`` and ``handbook@sha256:1f2e`` each name a version.
+``handbook``, ``handbook@production``, ``handbook@v3``, ``handbook@sha256:1f2e`` and ``handbook@1f2e`` each name a
+version.
 """
 
 from __future__ import annotations
@@ -19,29 +20,42 @@ SQLITE = "sqlite:///"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"v([1-9][0-9]{0,17})")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{1,64})")
+_BARE_DIGEST = re.compile(r"[0-9a-f]{4,64}")
 
 
 class Reference(NamedTuple):
-    """What names a version: the corpus, and its number, a range of digests (ends included) or else an alias.
+    """What names a version: the corpus, and its number, a range of digests (ends included), or an alias.
 
-    ``wanted`` is the text after the @, or ``latest``.
+    ``wanted`` is the text after the @, or ``latest``. If it is an alias and digests, an alias of that name comes first.
     """
 
     corpus: str
     wanted: str
     number: int | None = None
     digests: tuple[str, str] | None = None
+    is_alias: bool = False
 
 
 def parse_reference(text: str) -> Reference:
-    """Take ``corpus``, ``corpus@alias``, ``corpus@vN`` or ``corpus@sha256:PREFIX`` apart."""
+    """Take ``corpus``, ``corpus@alias``, ``corpus@vN``, ``corpus@sha256:PREFIX`` or ``corpus@PREFIX`` apart."""
     corpus, _, wanted = text.partition("@")
     wanted = wanted or LATEST
     if match := _NUMBER.fullmatch(wanted):
         return Reference(corpus, wanted, number=int(match[1]))
     if match := _DIGEST.fullmatch(wanted):
-        return Reference(corpus, wanted, digests=(match[1].ljust(64, "0"), match[1].ljust(64, "f")))
-    return Reference(corpus, wanted)
+        return Reference(corpus, wanted, digests=_range(match[1]))
+    if _BARE_DIGEST.fullmatch(wanted):
+        return Reference(corpus, wanted, digests=_range(wanted), is_alias=True)
+    return Reference(corpus, wanted, is_alias=True)
+
+
+def _range(prefix: str) -> tuple[str, str]:
+    return prefix.ljust(64, "0"), prefix.ljust(64, "f")
+
+
+def is_version_number(text: str) -> bool:
+    """Return whether a text is the number of a version, as ``v3``."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def sqlite_path(url: str) -> str | None:

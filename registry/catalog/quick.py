@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 from registry.catalog.names import parse_reference, sqlite_path
@@ -22,7 +23,7 @@ _LOCK_SECONDS = 1
 
 _VERSION = """
 SELECT corpora.name, versions.number, versions.digest, versions.parent, versions.message, versions.created_at,
-       versions.documents, recipes.digest
+       versions.documents, recipes.digest, versions.collected_at
 FROM versions JOIN corpora ON corpora.id = versions.corpus_id JOIN recipes ON recipes.id = versions.recipe_id
 WHERE corpora.name = ? AND {condition}
 ORDER BY versions.number DESC
@@ -58,25 +59,25 @@ class QuickCatalog:
         self._connection = connection
 
     def resolve(self, reference: str) -> Version:
-        """Return the version that a reference names, as ``references.resolve`` does.
+        """Return the version that a reference names, as ``references.resolve_open`` does.
 
         Raises:
-            NotQuick: it names none, or versions of different content.
+            NotQuick: it names none, or versions of different content, or one that was collected.
         """
         named = parse_reference(reference)
+        rows: list[Any] = []
         if named.number is not None:
             rows = self._connection.execute(_BY_NUMBER, (named.corpus, named.number)).fetchall()
-        elif named.digests is not None:
-            rows = self._connection.execute(_BY_DIGEST, (named.corpus, *named.digests)).fetchall()
-        else:
+        elif named.is_alias:
             rows = self._connection.execute(_BY_ALIAS, (named.corpus, named.wanted)).fetchall()
-        versions = [
-            Version(name, number, digest, parent, message, _moment(created_at), documents, recipe)
-            for name, number, digest, parent, message, created_at, documents, recipe in rows
-        ]
-        if len({version.digest for version in versions}) != 1:
+        if not rows and named.digests is not None:
+            rows = self._connection.execute(_BY_DIGEST, (named.corpus, *named.digests)).fetchall()
+        if len({row[2] for row in rows}) != 1:
             raise NotQuick
-        return versions[0]
+        name, number, digest, parent, message, created_at, documents, recipe, collected_at = rows[0]
+        if collected_at is not None:
+            raise NotQuick
+        return Version(name, number, digest, parent, message, _moment(created_at), documents, recipe)
 
     def members_by_document(self, version: Version, digests: Sequence[str]) -> dict[str, tuple[Document, str]]:
         """Return documents with their adapters' digests, as ``members.members_by_document`` does; 1,000 at most."""

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from registry.catalog.dialect import insert_new
 from registry.catalog.identifiers import ids_by_digest
 from registry.catalog.models import BaseModelRow, CorpusRow, RecipeRow, VersionRow, utc_now
+from registry.catalog.references import current_number
 from registry.errors import IntegrityError, NotFoundError
 from registry.recipe import Recipe, from_canonical
 from registry.records import BaseModel
@@ -79,14 +80,12 @@ def get_recipe(session: Session, digest: str) -> Recipe:
 
 
 def recipe_of_corpus(session: Session, corpus: str) -> Recipe | None:
-    """Return the recipe of the newest version of a corpus, None if it has no version."""
+    """Return the recipe of the version that a corpus' ``latest`` names (or its newest), None if it has no version."""
     digest = session.scalar(
         select(RecipeRow.digest)
         .join(VersionRow, VersionRow.recipe_id == RecipeRow.id)
         .join(CorpusRow, CorpusRow.id == VersionRow.corpus_id)
-        .where(CorpusRow.name == corpus)
-        .order_by(VersionRow.number.desc())
-        .limit(1)
+        .where(CorpusRow.name == corpus, VersionRow.number == current_number(CorpusRow.id))
     )
     return None if digest is None else get_recipe(session, digest)
 

@@ -1,29 +1,17 @@
-"""The versions and aliases that a corpus has; how they are named as text is in ``names``."""
+"""Which version a reference names; how references are written is in ``names``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, delete, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from registry.catalog.dialect import BULK
-from registry.catalog.models import AliasMoveRow, AliasRow, CorpusRow, RecipeRow, VersionRow, utc_now
-from registry.catalog.names import check_alias_name, is_corpus_name, parse_reference
+from registry.catalog.models import AliasRow, CorpusRow, RecipeRow, VersionRow
+from registry.catalog.names import LATEST, is_corpus_name, parse_reference
 from registry.errors import NotFoundError
 from registry.records import Version
-
-
-@dataclass(frozen=True, slots=True)
-class AliasMove:
-    """One move of an alias; ``from_version`` is None where the alias was new."""
-
-    name: str
-    from_version: int | None
-    to_version: int
-    who: str
-    moved_at: datetime
 
 
 def corpus_id(session: Session, name: str) -> int:
@@ -47,32 +35,58 @@ def corpus_id(session: Session, name: str) -> int:
 
 
 def resolve(session: Session, reference: str) -> Version:
-    """Return the version that ``corpus``, ``corpus@alias``, ``corpus@vN`` or ``corpus@sha256:PREFIX`` names.
+    """Return the version that ``corpus``, ``corpus@alias``, ``corpus@vN`` or ``corpus@DIGEST`` names.
 
-    Without a reference after the corpus it is the alias ``latest``. Where several versions have the same content,
-    a digest names the newest of them.
+    Without a reference after the corpus it is the alias ``latest``. A digest is given by its beginning, as
+    ``sha256:1f2e``, or as four or more digits alone if no alias is called so. Where several versions have the same
+    content, a digest names the newest of them. A version that was collected is found too: ``resolve_open`` is for
+    those that are to be queried.
 
     Raises:
-        NotFoundError: there is no such corpus, version or alias, or a digest's prefix is ambiguous.
+        NotFoundError: there is no such corpus, version or alias, or a digest's beginning is ambiguous.
     """
+    return _resolve(session, reference)[0]
+
+
+def resolve_open(session: Session, reference: str) -> Version:
+    """Return the version that ``resolve`` does, which has all its adapters and can be queried.
+
+    Raises:
+        NotFoundError: as ``resolve``, or the version was collected.
+    """
+    version, collected_at = _resolve(session, reference)
+    if collected_at is not None:
+        raise collected_error(version, collected_at)
+    return version
+
+
+def collected_error(version: Version, collected_at: datetime) -> NotFoundError:
+    """Return the error that a version cannot be used any more, with what to do about it."""
+    return NotFoundError(
+        f"{version.reference} was collected on {collected_at:%Y-%m-%d}; its adapters are gone",
+        hint=f"`pragreg versions {version.corpus}` shows which are there; to have it back, build its sources again",
+    )
+
+
+def _resolve(session: Session, reference: str) -> tuple[Version, datetime | None]:
     named = parse_reference(reference)
     corpus = corpus_id(session, named.corpus)
-    query = versions_query().where(VersionRow.corpus_id == corpus)
+    query = versions_query().add_columns(VersionRow.collected_at).where(VersionRow.corpus_id == corpus)
+    newest_first = VersionRow.number.desc()
+    row = None
     if named.number is not None:
-        query = query.where(VersionRow.number == named.number)
-    elif named.digests is not None:
-        query = query.where(VersionRow.digest.between(*named.digests))
-        found = set(session.scalars(query.with_only_columns(VersionRow.digest)))
-        if len(found) > 1:
-            raise NotFoundError(f"{reference} is the beginning of several versions' digests", hint="give more digits")
-    else:
-        query = query.join(
-            AliasRow, (AliasRow.corpus_id == VersionRow.corpus_id) & (AliasRow.version == VersionRow.number)
-        ).where(AliasRow.name == named.wanted)
-    row = session.execute(query.order_by(VersionRow.number.desc()).limit(1)).one_or_none()
+        row = session.execute(query.where(VersionRow.number == named.number)).one_or_none()
+    elif named.is_alias:
+        row = session.execute(query.where(VersionRow.number == _alias_target(corpus, named.wanted))).one_or_none()
+    if row is None and named.digests is not None:
+        found = session.execute(query.where(VersionRow.digest.between(*named.digests)).order_by(newest_first)).all()
+        if len({item[2] for item in found}) > 1:
+            raise _ambiguous(reference, [item[1] for item in found])
+        row = found[0] if found else None
     if row is None:
         raise _unknown_version(session, corpus, named.corpus, named.wanted)
-    return Version(*row)
+    *fields, collected_at = row
+    return Version(*fields), collected_at
 
 
 def latest_version(session: Session, corpus: str) -> Version | None:
@@ -84,6 +98,31 @@ def latest_version(session: Session, corpus: str) -> Version | None:
     query = versions_query().where(VersionRow.corpus_id == corpus_id(session, corpus))
     row = session.execute(query.order_by(VersionRow.number.desc()).limit(1)).one_or_none()
     return None if row is None else Version(*row)
+
+
+def aliased_version(session: Session, corpus: str, alias: str) -> Version | None:
+    """Return the version that an alias names, None if there is no such alias.
+
+    Raises:
+        NotFoundError: there is no such corpus.
+    """
+    number = corpus_id(session, corpus)
+    named = versions_query().where(VersionRow.corpus_id == number, VersionRow.number == _alias_target(number, alias))
+    row = session.execute(named).one_or_none()
+    return None if row is None else Version(*row)
+
+
+def current_number(corpus: InstrumentedAttribute[int]) -> ColumnElement[int]:
+    """Return the number of the version that ``latest`` names in the corpus of a row id, or else of its newest."""
+    named, any_version = aliased(AliasRow), aliased(VersionRow)
+    latest = select(named.version).where(named.corpus_id == corpus, named.name == LATEST)
+    newest = select(func.max(any_version.number)).where(any_version.corpus_id == corpus)
+    return func.coalesce(latest.scalar_subquery(), newest.scalar_subquery())
+
+
+def lock_corpus(session: Session, corpus: int | None) -> None:
+    """Lock the row of a corpus until the transaction ends, so that those who change its versions follow each other."""
+    session.execute(select(CorpusRow.id).where(CorpusRow.id == corpus).with_for_update())
 
 
 def list_versions(session: Session, corpus: str) -> list[Version]:
@@ -114,58 +153,17 @@ def versions_query() -> Select[str, int, str, int | None, str, datetime, int, st
     )
 
 
-def set_alias(session: Session, version: Version, name: str, *, who: str = "") -> bool:
-    """Let an alias name ``version``; return False if it did already. Every move is kept.
+def _alias_target(corpus: int, alias: str) -> ScalarSelect[int]:
+    return select(AliasRow.version).where(AliasRow.corpus_id == corpus, AliasRow.name == alias).scalar_subquery()
 
-    Raises:
-        UsageError: no alias may have that name.
-        NotFoundError: there is no such corpus.
-    """
-    check_alias_name(name)
-    # The corpus' row is locked, so that two movers follow each other.
-    corpus = corpus_id(session, version.corpus)
-    session.execute(select(CorpusRow.id).where(CorpusRow.id == corpus).with_for_update())
-    key = (AliasRow.corpus_id == corpus, AliasRow.name == name)
-    before = session.scalar(select(AliasRow.version).where(*key))
-    if before == version.number:
-        return False
-    now = utc_now()
-    session.execute(delete(AliasRow).where(*key), execution_options=BULK)
-    session.execute(insert(AliasRow).values(corpus_id=corpus, name=name, version=version.number, moved_at=now))
-    session.execute(
-        insert(AliasMoveRow).values(
-            corpus_id=corpus, name=name, from_version=before, to_version=version.number, who=who, moved_at=now
-        )
+
+def _ambiguous(reference: str, numbers: Sequence[int]) -> NotFoundError:
+    some = ", ".join(f"v{number}" for number in numbers[:5])
+    more = ", ..." if len(numbers) > 5 else ""
+    return NotFoundError(
+        f"{reference} is the beginning of several versions' digests",
+        hint=f"give more digits: {len(numbers)} versions match, {some}{more}",
     )
-    return True
-
-
-def aliases(session: Session, corpus: str) -> dict[str, int]:
-    """Return the aliases of a corpus and the numbers of the versions that they name.
-
-    Raises:
-        NotFoundError: there is no such corpus.
-    """
-    query = select(AliasRow.name, AliasRow.version).where(AliasRow.corpus_id == corpus_id(session, corpus))
-    return {name: number for name, number in session.execute(query.order_by(AliasRow.name))}
-
-
-def alias_history(session: Session, corpus: str, name: str | None = None) -> list[AliasMove]:
-    """Return the moves of the aliases of a corpus (or of one alias), oldest first.
-
-    Raises:
-        NotFoundError: there is no such corpus.
-    """
-    query = select(
-        AliasMoveRow.name,
-        AliasMoveRow.from_version,
-        AliasMoveRow.to_version,
-        AliasMoveRow.who,
-        AliasMoveRow.moved_at,
-    ).where(AliasMoveRow.corpus_id == corpus_id(session, corpus))
-    if name is not None:
-        query = query.where(AliasMoveRow.name == name)
-    return [AliasMove(*row) for row in session.execute(query.order_by(AliasMoveRow.id))]
 
 
 def _unknown_version(session: Session, corpus: int, name: str, wanted: str) -> NotFoundError:

@@ -20,6 +20,7 @@ from registry.catalog.engine import read_revision
 from registry.catalog.failures import translated
 from registry.catalog.models import Base
 from registry.catalog.revisions import known_revisions, migrations_path, refuse_other_schema
+from registry.catalog.views import VIEWS
 from registry.errors import HomeError, IntegrityError, UsageError
 
 
@@ -97,7 +98,7 @@ def check(url: str) -> list[str]:
         refuse_other_schema(found, dialect.safe_url(connection.engine.url))
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = [_describe(step) for step in compare_metadata(context, Base.metadata)]
-        return [*differences, *_check_constraints(connection)]
+        return [*differences, *_check_constraints(connection), *_views(connection)]
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -114,7 +115,7 @@ def _connected(url: str, *, writes: bool = True) -> Iterator[Connection]:
     engine = dialect.make_engine(parsed, for_migration=writes)
     try:
         with (
-            translated(dialect.safe_url(parsed), password=parsed.password),
+            translated(dialect.safe_url(parsed)),
             (dialect.writer(engine) if writes else engine).begin() as connection,
         ):
             yield connection
@@ -171,6 +172,17 @@ def _describe(step: Any) -> str:
     kind, *details = step
     named = [str(getattr(detail, "name", None) or detail) for detail in details if detail is not None and detail != {}]
     return f"{str(kind).replace('_', ' ')}: {', '.join(named)}"
+
+
+def _views(connection: Connection) -> list[str]:
+    """Compare the names of views and of their columns, which alembic leaves out."""
+    inspector = inspect(connection)
+    found = {name: [column["name"] for column in inspector.get_columns(name)] for name in inspector.get_view_names()}
+    wanted = {name: [column.name for column in view.columns] for name, view in VIEWS.items()}
+    return [
+        *(f"add view: {name}" for name in sorted(wanted.keys() - found.keys())),
+        *(f"change view: {name}" for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name]),
+    ]
 
 
 def _check_constraints(connection: Connection) -> list[str]:

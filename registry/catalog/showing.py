@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalog.adapters import AdapterRecord, locate, resolve_adapter
+from registry.catalog.aliases import AliasMove, alias_history, aliases
 from registry.catalog.augmentations import read_payload
 from registry.catalog.documents import resolve_document
 from registry.catalog.lines import (
@@ -34,7 +35,8 @@ from registry.catalog.models import (
     RecipeRow,
     SourceRow,
 )
-from registry.catalog.references import AliasMove, alias_history, aliases, list_versions
+from registry.catalog.names import LATEST
+from registry.catalog.references import list_versions
 from registry.errors import NotFoundError
 from registry.records import AdapterLocation, Document, Hit, QAPair, Version
 
@@ -98,7 +100,7 @@ class AdapterDetail:
 
 @dataclass(frozen=True, slots=True)
 class CorpusDetail:
-    """A corpus with its versions (oldest first) and aliases; ``digest`` is its newest version's."""
+    """A corpus with its versions (oldest first) and aliases; ``digest`` is that of the version ``latest`` names."""
 
     name: str
     digest: str | None
@@ -173,11 +175,14 @@ def show_corpus(session: Session, name: str) -> CorpusDetail:
         NotFoundError: there is no such corpus.
     """
     versions = tuple(list_versions(session, name))
+    named = aliases(session, name)
+    # Versions are numbered from 1 without gaps.
+    current = versions[named.get(LATEST, len(versions)) - 1] if versions else None
     return CorpusDetail(
         name=name,
-        digest=versions[-1].digest if versions else None,
+        digest=current.digest if current else None,
         versions=versions,
-        aliases=aliases(session, name),
+        aliases=named,
         alias_moves=tuple(alias_history(session, name)),
     )
 

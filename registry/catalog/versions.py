@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from sqlalchemy import Select, and_, delete, func, insert, literal, select, update
+from sqlalchemy import Select, Update, and_, delete, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
+from registry.catalog.aliases import (
+    AliasLine,
+    AliasMove,
+    Rollback,
+    alias_history,
+    aliases,
+    list_aliases,
+    remove_alias,
+    rollback,
+    set_alias,
+)
 from registry.catalog.builds import require_running
 from registry.catalog.chunks import KEYS, chunked
 from registry.catalog.dialect import BULK, insert_new, refresh_statistics
 from registry.catalog.identifiers import require_ids
+from registry.catalog.lineage import assign_lines
 from registry.catalog.members import Changes, changes, members, members_by_document
 from registry.catalog.models import (
     AdapterLocationRow,
@@ -27,34 +40,45 @@ from registry.catalog.models import (
     utc_now,
 )
 from registry.catalog.names import LATEST
+from registry.catalog.pins import PinLine, list_pins, pin, unpin
 from registry.catalog.recipes import recipe_id
 from registry.catalog.references import (
-    AliasMove,
-    alias_history,
-    aliases,
+    aliased_version,
     latest_version,
     list_versions,
+    lock_corpus,
     resolve,
-    set_alias,
+    resolve_open,
+    versions_query,
 )
 from registry.errors import IntegrityError, NotFoundError
 from registry.records import Version
 
 __all__ = [
     "LATEST",
+    "AliasLine",
     "AliasMove",
     "Changes",
+    "PinLine",
+    "Rollback",
     "alias_history",
     "aliases",
     "assign_adapters",
     "changes",
     "commit_version",
     "latest_version",
+    "list_aliases",
+    "list_pins",
     "list_versions",
     "members",
     "members_by_document",
+    "pin",
+    "remove_alias",
     "resolve",
+    "resolve_open",
+    "rollback",
     "set_alias",
+    "unpin",
     "version_digest",
 ]
 
@@ -102,17 +126,22 @@ def commit_version(
     message: str,
     alias: str = LATEST,
 ) -> tuple[Version, bool]:
-    """Make what a running build staged the newest version of its corpus, and return it and whether it is new.
+    """Make what a running build staged the version of its corpus that ``alias`` names, and return it and whether it
+    is new.
 
     ``adapters`` (document digest, adapter digest) adds to what ``assign_adapters`` recorded; together they name one
-    adapter for every staged document. If the content equals the newest version's, that one is returned, with its
-    places brought up to date. The alias moves to the version.
+    adapter for every staged document. If the content equals the version that the alias names, nothing moves; if it
+    equals the newest, the alias moves there; else it becomes the next version, whose parent is the one that the alias
+    named: after a rollback, what was rolled back to. Places are brought up to date only with the newest version, since
+    a range of versions cannot be amended in its middle.
 
     Raises:
         BusyError: the build is over.
         NotFoundError: a document has no adapter, or one that is not in the catalog.
         IntegrityError: an adapter was given to a document that was not staged, or lies in no pack.
     """
+    # The corpus before the build, as those do that begin builds: so no two wait for each other.
+    lock_corpus(session, session.scalar(select(BuildRow.corpus_id).where(BuildRow.id == build_id)))
     corpus = require_running(session, build_id)
     assign_adapters(session, build_id, adapters)
     refresh_statistics(session, BuildItemRow, BuildAdapterRow)
@@ -122,26 +151,42 @@ def commit_version(
         select(CorpusRow.name, BuildRow.who).join(BuildRow).where(BuildRow.id == build_id)
     ).one()
     newest = latest_version(session, name)
-    created = newest is None or newest.digest != digest
-    if newest is None or created:
-        number = 1 if newest is None else newest.number + 1
+    named = aliased_version(session, name, alias) or newest
+    same = next((version for version in (named, newest) if version is not None and version.digest == digest), None)
+    if same is None:
         values = {
             "corpus_id": corpus,
-            "number": number,
+            "number": 1 if newest is None else newest.number + 1,
             "digest": digest,
-            "parent": None if newest is None else newest.number,
+            "parent": None if named is None else named.number,
             "recipe_id": recipe_id(session, recipe_digest),
             "build_id": build_id,
             "message": message,
             **_totals(session, build_id),
             "created_at": utc_now(),
         }
-        session.execute(insert(VersionRow).values(values))
-        _write_memberships(session, build_id, corpus, number)
-        newest = resolve(session, f"{name}@v{number}")
-    _write_places(session, build_id, corpus, newest.number)
-    set_alias(session, newest, alias, who=who)
-    return newest, created
+        version = _write_version(session, build_id, values)
+    else:
+        version = same
+        # A build leaves no adapter without bytes, so a version that was collected is whole again.
+        session.execute(_row_of(corpus, version.number).values(collected_at=None))
+    if newest is None or version.number >= newest.number:
+        _write_places(session, build_id, corpus, version.number)
+    set_alias(session, version, alias, who=who)
+    return version, same is None
+
+
+def _write_version(session: Session, build_id: int, values: dict[str, Any]) -> Version:
+    corpus, number = values["corpus_id"], values["number"]
+    session.execute(insert(VersionRow).values(values))
+    _write_memberships(session, build_id, corpus, number)
+    assign_lines(session, build_id, corpus, number, values["parent"])
+    row = session.execute(versions_query().where(VersionRow.corpus_id == corpus, VersionRow.number == number)).one()
+    return Version(*row)
+
+
+def _row_of(corpus: int, number: int) -> Update:
+    return update(VersionRow).where(VersionRow.corpus_id == corpus, VersionRow.number == number)
 
 
 def _totals(session: Session, build_id: int) -> dict[str, int]:
@@ -166,7 +211,7 @@ def _assigned_pairs(session: Session, build_id: int) -> Iterable[tuple[str, str]
 
 
 def _check_complete(session: Session, build_id: int) -> None:
-    """Check that the staged documents and those with an adapter are the same."""
+    """Check that the staged documents and those with an adapter are the same, and that all adapters lie somewhere."""
     assigned = select(BuildAdapterRow.document_id).where(
         BuildAdapterRow.build_id == build_id, BuildAdapterRow.document_id == BuildItemRow.document_id
     )
@@ -189,6 +234,18 @@ def _check_complete(session: Session, build_id: int) -> None:
     )
     if stranger is not None:
         raise IntegrityError(f"document {stranger} has an adapter in build {build_id}, but the build did not read it")
+    located = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == BuildAdapterRow.adapter_id)
+    lost = _first_digest(
+        session,
+        select(AdapterRow.digest)
+        .join(BuildAdapterRow, BuildAdapterRow.adapter_id == AdapterRow.id)
+        .where(BuildAdapterRow.build_id == build_id, ~located.exists()),
+    )
+    if lost is not None:
+        raise IntegrityError(
+            f"adapter {lost} lies in no pack any more, so no version may have it",
+            hint="run the same build again: what is lost is encoded again",
+        )
 
 
 def _write_memberships(session: Session, build_id: int, corpus: int, number: int) -> None:
@@ -210,19 +267,18 @@ def _write_memberships(session: Session, build_id: int, corpus: int, number: int
         MembershipRow.document_id == BuildAdapterRow.document_id,
         MembershipRow.to_version.is_(None),
     )
-    new = select(literal(corpus), BuildAdapterRow.document_id, literal(number), BuildAdapterRow.adapter_id).where(
+    # A document that was in the corpus before goes on with its line.
+    earlier = (
+        select(MembershipRow.line_id)
+        .where(MembershipRow.corpus_id == corpus, MembershipRow.document_id == BuildAdapterRow.document_id)
+        .limit(1)
+    )
+    line = func.coalesce(earlier.scalar_subquery(), BuildAdapterRow.document_id)
+    new = select(literal(corpus), BuildAdapterRow.document_id, literal(number), BuildAdapterRow.adapter_id, line).where(
         BuildAdapterRow.build_id == build_id, ~there.exists()
     )
-    session.execute(insert(MembershipRow).from_select(["corpus_id", "document_id", "from_version", "adapter_id"], new))
-    located = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == MembershipRow.adapter_id)
-    lost = _first_digest(
-        session,
-        select(AdapterRow.digest)
-        .join(MembershipRow, MembershipRow.adapter_id == AdapterRow.id)
-        .where(MembershipRow.corpus_id == corpus, MembershipRow.from_version == number, ~located.exists()),
-    )
-    if lost is not None:
-        raise IntegrityError(f"adapter {lost} lies in no pack, so no version may have it")
+    columns = ["corpus_id", "document_id", "from_version", "adapter_id", "line_id"]
+    session.execute(insert(MembershipRow).from_select(columns, new))
 
 
 def _write_places(session: Session, build_id: int, corpus: int, number: int) -> None:

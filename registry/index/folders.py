@@ -16,6 +16,8 @@ from registry.errors import IntegrityError, StorageError
 from registry.index.analysis import ANALYSER_VERSION
 
 DESCRIPTION_FILE = "version.json"
+PARTIAL = ".partial"
+REPLACED = ".replaced.partial"
 FORMAT = 1
 REBUILD = "run `pragreg build` to make the index anew"
 _REWRITTEN = {"meta.json", ".managed.json"}
@@ -45,8 +47,8 @@ def built_beside(folder: Path) -> Iterator[Path]:
     Raises:
         StorageError: a file cannot be written.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    replaced = folder.with_name(folder.name + ".replaced.partial")
+    partial = folder.with_name(folder.name + PARTIAL)
+    replaced = folder.with_name(folder.name + REPLACED)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent):
@@ -67,6 +69,25 @@ def built_beside(folder: Path) -> Iterator[Path]:
                     shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"the index cannot be written to {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def nothing_built(folder: Path) -> Iterator[bool]:
+    """Let no index be built in ``folder`` for the time of a block; False if one is being built there now.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def link_segments(parent: Path, folder: Path) -> None:

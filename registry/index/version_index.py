@@ -92,10 +92,10 @@ class VersionIndex:
             IntegrityError: the parent is missing, damaged or of another analyser, or does not hold what is removed.
             StorageError: the disk is full or the folder cannot be written.
         """
-        before = read_description(parent)
-        analyser = analyser_of(before.language)
         gone = list(removed)
         with built_beside(folder) as partial:
+            before = read_description(parent)  # not before this had waited: the parent may be collected meanwhile
+            analyser = analyser_of(before.language)
             link_segments(parent, partial)
             with _readable(parent):
                 with _reported(folder):
@@ -175,6 +175,17 @@ class VersionIndex:
     def search_many(self, questions: Sequence[str], k: int) -> list[list[Match]]:
         """Return the matches of every question, in order."""
         return [self.search(question, k) for question in questions]
+
+    def digests(self) -> Iterator[str]:
+        """Yield the digest of every document that can be found, in no order.
+
+        Raises:
+            IntegrityError: the index turns out to be damaged.
+        """
+        with _readable(self._folder):
+            hits = self._searcher.search(Query.all_query(), max(1, self.documents), count=False).hits
+            for _, address in hits:
+                yield self._searcher.doc(address)["digest"][0].hex()
 
     def _query(self, terms: list[str]) -> Query | None:
         if len(terms) > MAX_TERMS:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal
-
-import psutil
 
 from registry.augmentation import Augmenter
 from registry.base_model import choose_devices, matrices_from_config
-from registry.catalog.builds import BuildCounts, begin_build, finish_build, stage, staged_counts
+from registry.catalog.builds import BuildCounts, begin_build, find_holder, finish_build, stage, staged_counts
 from registry.catalog.chunks import chunked
 from registry.catalog.versions import commit_version
 from registry.documents import ReadOptions, read_documents
 from registry.encoding.operations import operations
-from registry.errors import InputError, Interrupted, PragregError
+from registry.errors import BusyError, InputError, Interrupted, PragregError
+from registry.masking import masked
 from registry.pipeline.augment import augment, make_augmenter
 from registry.pipeline.encode import (
     AdapterPlan,
@@ -36,18 +33,20 @@ from registry.pipeline.recipes import Chosen, RecipeRequest, choose_recipe
 from registry.pipeline.sizing import Wanted
 from registry.progress import Progress
 from registry.records import PlacedDocument, Skipped, Version
-from registry.settings import DEFAULT_CORPUS, Home
+from registry.settings import DEFAULT_CORPUS, Home, user_name
+from registry.upkeep.processes import is_alive
 
 STAGE_DOCUMENTS = 2000
-CLOCK_SECONDS = 5.0
-"""How much the start of a process and the clock may differ."""
+POLL_SECONDS = 0.5
+"""How often a build that waits looks whether its corpus is free."""
 
 
 @dataclass(frozen=True)
 class BuildRequest:
     """What `pragreg build` was asked for; None means what the recipe or the machine says.
 
-    ``device`` may name several with commas between, or "all". ``memory_bytes`` caps the processes that train.
+    ``device`` may name several with commas between, or "all". ``memory_bytes`` caps the processes that train. While
+    another build holds the corpus, ``wait`` waits for its end.
     """
 
     sources: tuple[str, ...]
@@ -63,6 +62,7 @@ class BuildRequest:
     message: str = ""
     language: str | None = None
     take_over: bool = False
+    wait: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,38 +107,37 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
     whatever way, leaves the corpus' versions as they were, and the same command goes on where it was.
 
     Raises:
+        BusyError: another build holds the corpus, and the request does not say to wait.
         PragregError: see ``registry.errors``; bad input is found before anything is trained.
     """
     started = time.perf_counter()
-    with opened(home) as registry:
-        chosen = choose_recipe(registry, request.corpus, request.recipe, request.augmenter, progress)
-        with running_build(registry, request, chosen) as running:
-            skipped = read_sources(registry, running.build_id, request, progress)
-            devices = _devices(request.device)
-            augmenter = make_augmenter(chosen, request.augmenter, devices[0])
-            augment(registry, running.build_id, augmenter, progress)
-            plan, totals, encode_wall_seconds = _encode(
-                registry, running.build_id, request, chosen, augmenter, devices, progress
+    with opened(home) as registry, _begun(registry, request, progress) as (chosen, running):
+        skipped = read_sources(registry, running.build_id, request, progress)
+        devices = _devices(request.device)
+        augmenter = make_augmenter(chosen, request.augmenter, devices[0])
+        augment(registry, running.build_id, augmenter, progress)
+        plan, totals, encode_wall_seconds = _encode(
+            registry, running.build_id, request, chosen, augmenter, devices, progress
+        )
+        combine_packs(registry, request.corpus, running.build_id)
+        with registry.catalog.write() as session:
+            staged = staged_counts(session, running.build_id)
+            version, created = commit_version(
+                session, running.build_id, {}, recipe_digest=chosen.recipe.digest, message=request.message
             )
-            combine_packs(registry, request.corpus, running.build_id)
-            with registry.catalog.write() as session:
-                staged = staged_counts(session, running.build_id)
-                version, created = commit_version(
-                    session, running.build_id, {}, recipe_digest=chosen.recipe.digest, message=request.message
-                )
-            progress.start("indexing", None)
-            registry.index(version)
-            progress.done()
-            running.counts = BuildCounts(
-                sources=staged.sources,
-                documents=staged.documents,
-                places=staged.places,
-                reused=plan.reused,
-                trained=totals.trained,
-                skipped=len(skipped),
-                without_augmentation=plan.augmentations.documents_without_pairs,
-                size_bytes=totals.size_bytes,
-            )
+        progress.start("indexing", None)
+        registry.index(version)
+        progress.done()
+        running.counts = BuildCounts(
+            sources=staged.sources,
+            documents=staged.documents,
+            places=staged.places,
+            reused=plan.reused,
+            trained=totals.trained,
+            skipped=len(skipped),
+            without_augmentation=plan.augmentations.documents_without_pairs,
+            size_bytes=totals.size_bytes,
+        )
     done = operations(matrices_from_config(chosen.files.folder), totals.tokens) if totals.trained else 0
     return BuildSummary(
         build_id=running.build_id,
@@ -174,6 +173,40 @@ class RunningBuild:
 
 
 @contextmanager
+def _begun(registry: Registry, request: BuildRequest, progress: Progress) -> Iterator[tuple[Chosen, RunningBuild]]:
+    """Complete the recipe, which another build may just have changed, and hold the corpus."""
+    with ExitStack() as stack:
+        while True:
+            if request.wait:
+                _wait(registry, request, progress)
+            chosen = choose_recipe(registry, request.corpus, request.recipe, request.augmenter, progress)
+            try:
+                running = stack.enter_context(running_build(registry, request, chosen))
+                break
+            except BusyError:
+                if not request.wait:
+                    raise
+                # Another one that waited was faster.
+        yield chosen, running
+
+
+def _wait(registry: Registry, request: BuildRequest, progress: Progress) -> None:
+    """Return when nobody holds the corpus; tell of each holder once, who it is and since when."""
+    told: set[int] = set()
+    while True:
+        with registry.catalog.read() as session:
+            holder = find_holder(
+                session, request.corpus, host=socket.gethostname(), is_alive=is_alive, take_over=request.take_over
+            )
+        if holder is None:
+            return
+        if holder.build_id not in told:
+            told.add(holder.build_id)
+            progress.say(f"waiting for the end of {holder}")
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
 def running_build(registry: Registry, request: BuildRequest, chosen: Chosen) -> Iterator[RunningBuild]:
     """Hold the corpus for the time of a build, and record how the build ended.
 
@@ -186,7 +219,7 @@ def running_build(registry: Registry, request: BuildRequest, chosen: Chosen) -> 
                 session,
                 request.corpus,
                 recipe_digest=chosen.recipe.digest,
-                who=_user(),
+                who=user_name(),
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 is_alive=is_alive,
@@ -197,16 +230,21 @@ def running_build(registry: Registry, request: BuildRequest, chosen: Chosen) -> 
         )
     try:
         yield running
-    except (KeyboardInterrupt, Interrupted):
-        _finish(registry, running, "interrupted", None)
-        raise
-    except PragregError as error:
-        _finish(registry, running, "failed", error.message)
-        raise
-    except Exception as error:
-        _finish(registry, running, "failed", f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        # Where the catalog itself is what failed, that stays the error; the next build finds this one dead.
+        with suppress(PragregError):
+            _finish(registry, running, *_end(error))
         raise
     _finish(registry, running, "finished", None)
+
+
+def _end(error: BaseException) -> tuple[Literal["failed", "interrupted"], str | None]:
+    """Return how a build that raised ``error`` ended, and why, as the catalog keeps it."""
+    if isinstance(error, PragregError) and not isinstance(error, Interrupted):
+        return "failed", error.message
+    if isinstance(error, Exception) and not isinstance(error, Interrupted):
+        return "failed", masked(f"{type(error).__name__}: {error}")
+    return "interrupted", None
 
 
 def _finish(
@@ -214,28 +252,6 @@ def _finish(
 ) -> None:
     with registry.catalog.write() as session:
         finish_build(session, running.build_id, status=status, counts=running.counts, error=error)
-
-
-def is_alive(host: str, pid: int, started_at: datetime) -> bool:
-    """Return whether the process that began a build at ``started_at`` may still run; of another host it may."""
-    if host != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(pid)
-        # A process that is younger than the build only has the same number: numbers are used again.
-        is_older = process.create_time() <= started_at.timestamp() + CLOCK_SECONDS
-        return is_older and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return f"uid {os.getuid()}"
 
 
 def read_sources(registry: Registry, build_id: int, request: BuildRequest, progress: Progress) -> tuple[Skipped, ...]:

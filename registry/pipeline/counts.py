@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from registry.augmentation import Augmenter
 from registry.base_model import load_tokenizer
-from registry.catalog.adapters import find_adapters
-from registry.catalog.augmentations import find_augmentations_by_request
-from registry.catalog.chunks import chunked
 from registry.encoding.examples import build_examples
-from registry.pipeline.encode import lost_packs
 from registry.pipeline.opened import Registry
 from registry.pipeline.recipes import Chosen
+from registry.pipeline.staging import look_up
 from registry.progress import Progress
 from registry.recipe import Recipe
 from registry.records import Augmentation, Document, EncodingInput, QAPair, StagedDocument
@@ -59,30 +56,24 @@ def count(
         EncodingError: the recipe leaves nothing of an example.
     """
     tokenizer, recipe = load_tokenizer(chosen.files), chosen.recipe
-    lost = lost_packs(registry)
     reused = to_augment = sampled = written = 0
     exact, guessed = _Sum(), _Sum()
     stride = max(1, total // SAMPLE_DOCUMENTS)
     progress.start("counting", total)
-    for batch in chunked(documents):
-        augmentations = _augmentations(registry, augmenter, batch)
-        pairs = [(document, augmentation.digest) for document, augmentation in augmentations.items()]
-        with registry.catalog.read() as session:
-            adapters = find_adapters(session, recipe.digest, pairs, lost_packs=lost)
-        for staged in batch:
-            document = staged.document
-            augmentation = augmentations.get(document.digest)
-            if augmentation is None:
+    for batch in look_up(registry, augmenter, recipe.digest, documents):
+        for known in batch:
+            document = known.staged.document
+            if known.augmentation is None:
                 if to_augment % stride == 0:
                     sampled += 1
                     guess = _typical_augmentation(document, recipe)
                     guessed.add(tokenizer, recipe, EncodingInput(document, guess))
                     written += _tokens_of(tokenizer, guess)
                 to_augment += 1
-            elif (document.digest, augmentation.digest) in adapters:
+            elif known.adapter_digest is not None:
                 reused += 1
             else:
-                exact.add(tokenizer, recipe, EncodingInput(document, augmentation))
+                exact.add(tokenizer, recipe, EncodingInput(document, known.augmentation))
         progress.advance(len(batch))
     progress.done()
     augmenter.finish()
@@ -96,19 +87,6 @@ def count(
         loss_tokens=recipe.epochs * (exact.loss_tokens + round(times * guessed.loss_tokens)),
         generated_tokens=round(times * written),
     )
-
-
-def _augmentations(
-    registry: Registry, augmenter: Augmenter, batch: Sequence[StagedDocument]
-) -> dict[str, Augmentation]:
-    """Return what the catalog has, and what costs nothing to get, by document digest."""
-    requests = {staged.document.digest: augmenter.request_digest(staged) for staged in batch}
-    with registry.catalog.read() as session:
-        found = find_augmentations_by_request(session, requests)
-    if not augmenter.is_costly:
-        missing = [staged for staged in batch if staged.document.digest not in found]
-        found |= {augmentation.document_digest: augmentation for augmentation in augmenter.augment(missing)}
-    return found
 
 
 @dataclass(slots=True)

@@ -7,28 +7,35 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from registry.augmentation import AugmentationReport, Augmenter
 from registry.catalog.adapters import (
     add_pack,
     find_adapters,
+    forget_covered,
     forget_packs,
     pack_digests,
     packs_of_corpus,
-    replace_packs,
 )
 from registry.catalog.augmentations import find_augmentations_by_request
 from registry.catalog.builds import staged_counts, staged_documents
 from registry.catalog.chunks import chunked
+from registry.catalog.dialect import lock_packs
 from registry.catalog.versions import assign_adapters
 from registry.encoding.pool import Group, encode_groups
-from registry.errors import NotFoundError
+from registry.errors import IntegrityError, NotFoundError
 from registry.pipeline.opened import Registry
 from registry.pipeline.recipes import Chosen
 from registry.pipeline.sizing import Wanted, size_groups
 from registry.progress import Progress
-from registry.records import AdapterLocation, EncodedAdapter, EncodingInput
+from registry.records import AdapterLocation, EncodedAdapter, EncodingInput, Pack
+from registry.upkeep.collect import delete_unnamed
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 CHUNK_DOCUMENTS = 1000
 SAMPLE_DOCUMENTS = 32
@@ -125,10 +132,15 @@ def lost_packs(registry: Registry) -> set[str]:
 
 def forget_lost_packs(registry: Registry, progress: Progress) -> None:
     """Let the catalog forget packs that are not in the store, so that what they held is trained again."""
-    if lost := lost_packs(registry):
+    if not (lost := lost_packs(registry)):
+        return
+    with registry.catalog.write() as session:
+        lock_packs(session)
+        # A build beside this one may have moved what they held before they were listed, or written them anew.
+        lost = {digest for digest in lost & pack_digests(session) if not registry.packs.exists(digest)}
+        forget_packs(session, lost)
+    if lost:
         progress.say(f"{len(lost)} packs are gone from {registry.home.packs_url}; what they held is encoded again")
-        with registry.catalog.write() as session:
-            forget_packs(session, lost)
 
 
 def encode(
@@ -171,11 +183,16 @@ def encode(
 
 def _write(registry: Registry, build_id: int, adapters: Sequence[EncodedAdapter]) -> tuple[list[EncodedAdapter], int]:
     """Put a finished group into a pack, and then into the catalog; return it without its bytes, and their number."""
-    pack = registry.packs.write((adapter.digest, adapter.data) for adapter in adapters)
     known = [replace(adapter, data=b"") for adapter in adapters]
-    with registry.catalog.write() as session:
+
+    def write() -> Pack:
+        return registry.packs.write((adapter.digest, adapter.data) for adapter in adapters)
+
+    def record(session: Session, pack: Pack) -> None:
         add_pack(session, pack, known, build_id)
         assign_adapters(session, build_id, {item.document_digest: item.digest for item in known})
+
+    registry.store(write, record)
     return known, sum(len(adapter.data) for adapter in adapters)
 
 
@@ -190,24 +207,43 @@ def _inputs(registry: Registry, build_id: int, augmenter: Augmenter, group: Sequ
 
 
 def combine_packs(registry: Registry, corpus: str, build_id: int) -> None:
-    """Move the adapters of a corpus' small packs, in order of their digests, into packs of the wanted size."""
-    limit = registry.home.pack_size_bytes
+    """Move the adapters of a corpus' small packs, in order of their digests, into packs of the wanted size.
+
+    Other builds and gc may move adapters meanwhile: a small pack that then holds one of its own stays.
+    """
+    small = _small_packs(registry, corpus)
+    while len(small) > 1:
+        try:
+            _combine(registry, small, build_id)
+        except IntegrityError:
+            known, small = small, _small_packs(registry, corpus)
+            if small == known:  # nothing was moved, so it is damaged
+                raise
+        else:
+            break
+
+
+def _small_packs(registry: Registry, corpus: str) -> list[Pack]:
     with registry.catalog.read() as session:
-        small = packs_of_corpus(session, corpus, below_bytes=int(limit * SMALL_PACK_SHARE))
-    if len(small) < 2:
-        return
+        limit_bytes = int(registry.home.pack_size_bytes * SMALL_PACK_SHARE)
+        return packs_of_corpus(session, corpus, below_bytes=limit_bytes)
+
+
+def _combine(registry: Registry, small: Sequence[Pack], build_id: int) -> None:
     locations = sorted(
         {item.adapter_digest: item for pack in small for item in pack.adapters}.values(),
         key=lambda item: item.adapter_digest,
     )
-    combined = [registry.packs.combine(part) for part in _cut(locations, limit)]
+    combined: set[str] = set()
+    for part in _cut(locations, registry.home.pack_size_bytes):
+        # First added, then the small ones are forgotten: in between an adapter lies in two packs, never in none.
+        pack = registry.store(
+            partial(registry.packs.combine, part), lambda session, pack: add_pack(session, pack, (), build_id)
+        )
+        combined.add(pack.digest)
     with registry.catalog.write() as session:
-        for pack in combined:
-            add_pack(session, pack, (), build_id)
-        replaced = {pack.digest for pack in small} - {pack.digest for pack in combined}
-        replace_packs(session, combined[0], sorted(replaced))
-    for digest in replaced:
-        registry.packs.delete(digest)
+        forgotten = forget_covered(session, [pack.digest for pack in small if pack.digest not in combined])
+    delete_unnamed(registry.catalog, registry.packs, forgotten)
 
 
 def _cut(locations: Sequence[AdapterLocation], limit_bytes: int) -> Iterator[list[AdapterLocation]]:

@@ -6,18 +6,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from registry.catalog.adapters import locate
 from registry.catalog.builds import corpus_language
 from registry.catalog.engine import Catalog, open_catalog
 from registry.catalog.members import changes, members, members_by_document
-from registry.catalog.references import resolve
-from registry.errors import IntegrityError
+from registry.catalog.references import resolve, resolve_open
+from registry.digests import short
+from registry.errors import IntegrityError, StorageError
 from registry.index import VersionIndex
-from registry.records import Document, Hit, Match, Version
+from registry.records import AdapterLocation, Document, Hit, Match, Pack, Version
 from registry.retrieval import hits_of
 from registry.settings import Home
 from registry.store.packs import PackStore
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+MOST_MOVES = 100
+"""So often an adapter may have moved before it is read; a build moves it once at most, and gc."""
+MOST_WRITES = 50
+
+
+class _TakenAwayError(Exception):
+    """A pack's file was deleted between its writing and its row."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +42,13 @@ class Registry:
     packs: PackStore
 
     def version(self, reference: str) -> Version:
-        """Return the version that ``corpus@ref`` names.
+        """Return the version that ``corpus@ref`` names, to query it.
 
         Raises:
-            NotFoundError: there is none; the message lists what there is.
+            NotFoundError: there is none, or it was collected; the message lists what there is.
         """
         with self.catalog.read() as session:
-            return resolve(session, reference)
+            return resolve_open(session, reference)
 
     def documents(self, version: Version, digests: Sequence[str]) -> Mapping[str, tuple[Document, str]]:
         """Return documents of a version and their adapters' digests, by document digest."""
@@ -54,16 +67,48 @@ class Registry:
             IntegrityError: bytes are missing or damaged.
         """
         wanted = list(dict.fromkeys(digests))
-        try:
-            return self._read(wanted)
-        except IntegrityError:
-            # A build may have moved them into a larger pack between the look-up and the reading.
-            return self._read(wanted)
+        locations = self._locate(wanted)
+        return {digest: self._read(locations[digest]) for digest in wanted}
 
-    def _read(self, digests: Sequence[str]) -> dict[str, memoryview]:
+    def _locate(self, digests: Sequence[str]) -> dict[str, AdapterLocation]:
         with self.catalog.read() as session:
-            locations = locate(session, digests)
-        return {digest: self.packs.read(locations[digest]) for digest in digests}
+            return locate(session, digests)
+
+    def _read(self, location: AdapterLocation) -> memoryview:
+        """Read an adapter, wherever builds and gc move it between a look-up and the reading."""
+        for attempt in range(MOST_MOVES):
+            try:
+                return self.packs.read(location)
+            except IntegrityError:
+                now = self._locate([location.adapter_digest])[location.adapter_digest]
+                # Once more from the same place: its pack may have been deleted and written again.
+                if attempt and now == location:
+                    raise
+                location = now
+        return self.packs.read(location)
+
+    def store(self, write: Callable[[], Pack], record: Callable[[Session, Pack], None]) -> Pack:
+        """Put a pack into the store by ``write``, and into the catalog by ``record``: the only way to add one.
+
+        First the bytes, then the catalog, which never points at what is not there. Whoever deletes files that no row
+        names (see ``registry.upkeep.collect``) may take this one in between; then it is written again. Both are done
+        anew in that case, so they must not count on being called once.
+
+        Raises:
+            StorageError: the pack cannot be written, or is taken away every time.
+        """
+        for _ in range(MOST_WRITES):
+            pack = write()
+            with suppress(_TakenAwayError), self.catalog.write() as session:
+                record(session, pack)
+                # With its row written, nobody can begin to delete the file before this transaction ends.
+                if not self.packs.exists(pack.digest):
+                    raise _TakenAwayError
+                return pack
+        raise StorageError(
+            f"the pack {short(pack.digest)} is gone from {self.home.packs_url} each time that it was written",
+            hint="check that nothing but pragreg deletes files there",
+        )
 
     def index(self, version: Version) -> VersionIndex:
         """Return the index of a version; it is derived, so a missing or damaged one is made again."""

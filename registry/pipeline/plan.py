@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import math
 import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from registry.base_model import Matrices, choose_device, matrices_from_config, measured_rate, shapes_from_config
-from registry.catalog import schema
-from registry.catalog.builds import StagedCounts, staged_counts, staged_documents
 from registry.catalog.speed import measured_speed
 from registry.encoding.budget import Workload, filling, model_size, needs
 from registry.encoding.operations import operations, operations_needed
 from registry.encoding.packing import pass_sizes
 from registry.errors import UsageError
 from registry.pipeline.augment import make_augmenter
-from registry.pipeline.build import BuildRequest, read_sources, running_build
+from registry.pipeline.build import BuildRequest
 from registry.pipeline.counts import Counts, count
 from registry.pipeline.opened import Registry, opened
-from registry.pipeline.recipes import Chosen, complete_recipe, record_recipe
+from registry.pipeline.recipes import Chosen, complete_recipe
 from registry.pipeline.sizing import Wanted, divide
+from registry.pipeline.staging import scratch_registry, staged_in
 from registry.progress import Progress
 from registry.records import Skipped
-from registry.settings import Home, create_home
+from registry.settings import Home
 from registry.store.layout import AdapterLayout
 
 EFFICIENCY = 0.4
@@ -126,20 +122,22 @@ def plan(home: Home | None, request: BuildRequest, progress: Progress, *, cluste
         PragregError: see ``registry.errors``; what would stop a build before it trains stops its plan.
     """
     with ExitStack() as stack:
-        scratch = stack.enter_context(_scratch_registry())
+        scratch = stack.enter_context(scratch_registry())
         registry = stack.enter_context(opened(home)) if home else scratch
         chosen = complete_recipe(registry, request.corpus, request.recipe, request.augmenter, progress)
         device = "cuda" if cluster else choose_device(request.device)
-        skipped, staged, counts = _read_and_count(registry, scratch, request, chosen, device, progress)
+        augmenter = make_augmenter(chosen, request.augmenter, device)
+        with staged_in(scratch, request, chosen, progress) as sources:
+            counts = count(registry, sources.documents, sources.counts.documents, chosen, augmenter, progress)
         job = _job(request, chosen, counts, device, cluster)
         time = _expected_time(registry, job, cluster, progress)
     recipe = chosen.recipe
     packs_bytes = counts.to_encode * (job.layout.size_bytes + PACK_ENTRY_BYTES)
-    disk_bytes = packs_bytes + counts.to_encode * CATALOG_BYTES + staged.documents * INDEX_BYTES
+    disk_bytes = packs_bytes + counts.to_encode * CATALOG_BYTES + sources.counts.documents * INDEX_BYTES
     return Plan(
-        documents=staged.documents,
-        places=staged.places,
-        skipped=skipped,
+        documents=sources.counts.documents,
+        places=sources.counts.places,
+        skipped=sources.skipped,
         reused=counts.reused,
         to_encode=counts.to_encode,
         to_augment=counts.to_augment,
@@ -189,20 +187,6 @@ class _Job:
         return operations_needed(self.matrices, self.chosen.recipe, self.counts.tokens, self.counts.loss_tokens)
 
 
-def _read_and_count(
-    registry: Registry, scratch: Registry, request: BuildRequest, chosen: Chosen, device: str, progress: Progress
-) -> tuple[tuple[Skipped, ...], StagedCounts, Counts]:
-    """Stage the sources in ``scratch`` as a build would in ``registry``, which is only read."""
-    augmenter = make_augmenter(chosen, request.augmenter, device)
-    record_recipe(scratch, chosen)
-    with running_build(scratch, request, chosen) as running:
-        skipped = read_sources(scratch, running.build_id, request, progress)
-        with scratch.catalog.read() as session:
-            staged = staged_counts(session, running.build_id)
-            documents = staged_documents(session, running.build_id)
-            return skipped, staged, count(registry, documents, staged.documents, chosen, augmenter, progress)
-
-
 def _job(request: BuildRequest, chosen: Chosen, counts: Counts, device: str, cluster: Cluster | None) -> _Job:
     recipe = chosen.recipe
     shapes = shapes_from_config(chosen.files.folder, recipe.targets, recipe.first_layer)
@@ -227,16 +211,6 @@ def _job(request: BuildRequest, chosen: Chosen, counts: Counts, device: str, clu
     memory_bytes = workers * need.of(min(group_size, documents))
     matrices = matrices_from_config(chosen.files.folder)
     return _Job(chosen, counts, matrices, layout, device, workers, group_size, memory_bytes)
-
-
-@contextmanager
-def _scratch_registry() -> Iterator[Registry]:
-    """Give an empty registry that is gone afterwards, in which sources can be staged as a build stages them."""
-    with tempfile.TemporaryDirectory(prefix="pragreg-plan-") as folder:
-        home = create_home(Path(folder) / "home")
-        schema.upgrade(home.catalog_url)
-        with opened(home) as registry:
-            yield registry
 
 
 @dataclass(frozen=True, slots=True)

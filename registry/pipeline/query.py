@@ -27,6 +27,7 @@ from registry.recipe import Recipe
 from registry.records import MODES, Answer, Hit, Match, Mode, Version
 from registry.settings import Home
 from registry.store.layout import AdapterLayout
+from registry.upkeep.readers import reading
 
 DEFAULT_HITS = 3
 DEFAULT_NEW_TOKENS = 32
@@ -288,12 +289,18 @@ def open_asker(
 ) -> Iterator[Asker]:
     """Open the version that ``reference`` names, and load its base model, for the time of a block.
 
+    Whatever builds and gc do meanwhile, the version keeps its adapters: it is being read.
+
     Raises:
-        NotFoundError: there is no such version.
+        NotFoundError: there is no such version, or its adapters were collected.
         BaseModelError: its base model is not to be had, or is another one now.
     """
     with opened(home) as registry:
-        yield Asker(registry, registry.version(reference), device, dtype, progress or Silent())
+        version = registry.version(reference)
+        with reading(home, version):
+            # Only now: what a garbage collection decided before is in the catalog, and the next one sees the reader.
+            version = registry.version(version.reference)
+            yield Asker(registry, version, device, dtype, progress or Silent())
 
 
 def _passages(hits: Sequence[Hit], asking: Asking) -> list[str]:

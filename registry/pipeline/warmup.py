@@ -83,10 +83,10 @@ def warm_up(home: Home, request: WarmupRequest, progress: Progress) -> WarmupSum
             training=adapter.training,
             created_at=datetime.now(UTC),
         )
-        # First the bytes, then the catalog: it never points at what is not there.
-        pack = registry.packs.write([(adapter.digest, adapter.data)])
-        with registry.catalog.write() as session:
-            add_task_adapter(session, task_adapter, pack)
+        pack = registry.store(
+            lambda: registry.packs.write([(adapter.digest, adapter.data)]),
+            lambda session, pack: add_task_adapter(session, task_adapter, pack),
+        )
     return WarmupSummary(task_adapter, pack.digest, time.perf_counter() - started)
 
 

@@ -218,11 +218,19 @@ def check_body(layout: AdapterLayout, body: Bytes) -> None:
     wide = layout.element_bytes == 4
     exponent, magnitude = (0x7F800000, 0x7FFFFFFF) if wide else (0x7F80, 0x7FFF)
     bits = np.frombuffer(view, dtype="<u4" if wide else "<u2")
-    broken = (bits & exponent) == exponent
-    if broken.any():
-        first = int(broken.argmax())
+    if not _is_finite(view, wide):
+        first = int(((bits & exponent) == exponent).argmax())
         name = next(spec.name for spec in layout.tensors if first < spec.offset_elements + spec.elements)
         raise IntegrityError(f"the adapter's {name!r} holds a number that is not finite")
     b_tensors = (bits[s.offset_elements : s.offset_elements + s.elements] for s in layout.tensors if s.which == "B")
     if not any((numbers & magnitude).any() for numbers in b_tensors):
         raise IntegrityError("the adapter has no effect: every B is zero")
+
+
+def _is_finite(body: memoryview, wide: bool) -> bool:
+    import numpy as np
+
+    if wide:  # the extremes of numbers among which there is a NaN are NaN
+        numbers = np.frombuffer(body, dtype="<f4")
+        return bool(np.isfinite(numbers.min()) and np.isfinite(numbers.max()))
+    return bool((np.frombuffer(body, dtype="<u2") & 0x7FFF).max() < 0x7F80)

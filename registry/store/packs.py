@@ -16,8 +16,9 @@ from pathlib import Path
 from registry.digests import sha256_hex, short
 from registry.errors import IntegrityError
 from registry.records import AdapterLocation, Pack
-from registry.store.files import LocalPackFiles, PackFiles, StoredPack
+from registry.store.files import PackFiles, PartialFile, StoredPack
 from registry.store.headers import LENGTH_BYTES, Bytes, build_header, header_size, parse_header
+from registry.store.local import LocalPackFiles
 
 MAX_HEADER_BYTES = 32 * 1024 * 1024
 """Larger pack headers are refused: a quarter of a million adapters, far more than a pack of any size holds."""
@@ -112,19 +113,12 @@ class PackStore:
             size_bytes = self._files.size(pack_digest)
             start = self._files.read(pack_digest, 0, LENGTH_BYTES)
             begin = header_size(start, limit=MAX_HEADER_BYTES, what=what)
-            header = parse_header(self._files.read(pack_digest, 0, begin), what=what)
+            pack = described(pack_digest, self._files.read(pack_digest, 0, begin))
         except FileNotFoundError as error:
             raise self._missing(pack_digest) from error
-        for entry in header.entries:
-            if not _DIGEST.fullmatch(entry.name) or entry.dtype != "U8" or len(entry.shape) != 1:
-                raise IntegrityError(f"{what} holds {entry.name!r}, which is no adapter", hint=_REMAKE)
-        if not header.entries or size_bytes != begin + header.body_bytes:
+        if size_bytes != pack.size_bytes:
             raise IntegrityError(f"{what} has {size_bytes} bytes; its header describes others", hint=_REMAKE)
-        locations = (
-            AdapterLocation(entry.name, pack_digest, begin + entry.begin, entry.end - entry.begin)
-            for entry in header.entries
-        )
-        return Pack(digest=pack_digest, size_bytes=size_bytes, adapters=tuple(locations))
+        return pack
 
     def check(self, pack_digest: str) -> PackCheck:
         """Read a whole pack from the storage, past every cache, and say what is wrong with it."""
@@ -156,6 +150,36 @@ class PackStore:
             raise IntegrityError(check.problem, hint=_REMAKE)
         return self.inspect(pack_digest)
 
+    def stream(self, pack_digest: str) -> Iterator[bytes]:
+        """Yield a pack's file from the storage itself, in chunks.
+
+        Raises:
+            IntegrityError: the pack is missing.
+        """
+        try:
+            yield from self._files.stream(pack_digest)
+        except FileNotFoundError as error:
+            raise self._missing(pack_digest) from error
+
+    def receive(self, pack_digest: str, chunks: Iterable[bytes]) -> int:
+        """Store a pack as another store streams it, and return its size in bytes.
+
+        Raises:
+            IntegrityError: the bytes have another digest; nothing is stored then.
+        """
+        found = hashlib.sha256()
+
+        def checked() -> Iterator[bytes]:
+            for chunk in chunks:
+                found.update(chunk)
+                yield chunk
+            if found.hexdigest() != pack_digest:
+                raise IntegrityError(f"the pack {short(pack_digest)} arrived with bytes of another digest")
+
+        _, size_bytes = self._files.write(checked())
+        self._seen.pop(pack_digest, None)
+        return size_bytes
+
     def delete(self, pack_digest: str) -> bool:
         """Remove a pack, and return whether it was there; views that were read from a local one stay valid."""
         self._seen.pop(pack_digest, None)
@@ -172,6 +196,48 @@ class PackStore:
         """Yield every pack file, in order of digest."""
         return self._files.list()
 
+    def quarantine(self, pack_digest: str) -> str:
+        """Move a pack's file to ``quarantine/``, where it is no pack any more, and return its new path or URL.
+
+        Nothing there is ever overwritten, or deleted by any command: a second file of a digest gets a number.
+
+        Raises:
+            IntegrityError: the pack is missing.
+        """
+        self._seen.pop(pack_digest, None)
+        try:
+            return self._files.quarantine(pack_digest)
+        except FileNotFoundError as error:
+            raise self._missing(pack_digest) from error
+
+    def quarantined(self) -> Iterator[StoredPack]:
+        """Yield the files in quarantine, with the digests that they had as packs."""
+        return self._files.quarantined()
+
+    def quarantined_contents(self, pack_digest: str) -> Iterator[memoryview]:
+        """Yield the bytes of every file in quarantine that had this digest as a pack."""
+        return self._files.quarantined_contents(pack_digest)
+
+    def contents(self, pack_digest: str) -> memoryview:
+        """Return all bytes of a pack that may be damaged, unchecked; zeros where the disk gives none.
+
+        Raises:
+            IntegrityError: the pack is missing.
+        """
+        self._forget(pack_digest)
+        try:
+            return self._files.contents(pack_digest)
+        except FileNotFoundError as error:
+            raise self._missing(pack_digest) from error
+
+    def partials(self) -> Iterator[PartialFile]:
+        """Yield name, size in bytes and last change (in seconds since 1970) of the files that killed writers left."""
+        return self._files.partials()
+
+    def path_of(self, pack_digest: str) -> str:
+        """Return the path or URL of a pack's file, whether it is there or not."""
+        return self._files.path_of(pack_digest)
+
     def clean_partials(self, older_than_seconds: float) -> int:
         """Remove the partial files of killed writers that were not touched for that long; return how many."""
         return self._files.clean_partials(older_than_seconds)
@@ -183,7 +249,7 @@ class PackStore:
     def _write(self, sizes: Sequence[tuple[str, int]], contents: Iterable[Bytes]) -> Pack:
         if not sizes:
             raise ValueError("a pack needs at least one adapter")
-        header = build_header(_METADATA, ((digest, "U8", (size_bytes,)) for digest, size_bytes in sizes))
+        header = _header(sizes)
         pack_digest, pack_bytes = self._files.write(_chain(header, contents))
         self._seen.pop(pack_digest, None)
         locations = []
@@ -228,6 +294,36 @@ class PackStore:
 
     def _missing(self, pack_digest: str) -> IntegrityError:
         return IntegrityError(f"the pack {short(pack_digest)} is not in {self._url}", hint=_REMAKE)
+
+
+def described(pack_digest: str, data: Bytes) -> Pack:
+    """Return what a pack's whole header says that it holds, and how many bytes the file should have.
+
+    Raises:
+        IntegrityError: the header is malformed, or is no pack's.
+    """
+    what = f"the pack {short(pack_digest)}"
+    header = parse_header(data, what=what)
+    for entry in header.entries:
+        if not _DIGEST.fullmatch(entry.name) or entry.dtype != "U8" or len(entry.shape) != 1:
+            raise IntegrityError(f"{what} holds {entry.name!r}, which is no adapter", hint=_REMAKE)
+    if not header.entries:
+        raise IntegrityError(f"{what} holds no adapter", hint=_REMAKE)
+    begin = len(data)
+    locations = (
+        AdapterLocation(entry.name, pack_digest, begin + entry.begin, entry.end - entry.begin)
+        for entry in header.entries
+    )
+    return Pack(digest=pack_digest, size_bytes=begin + header.body_bytes, adapters=tuple(locations))
+
+
+def header_of(pack: Pack) -> bytes:
+    """Return the header that a pack of these adapters is written with."""
+    return _header((place.adapter_digest, place.size_bytes) for place in pack.adapters)
+
+
+def _header(sizes: Iterable[tuple[str, int]]) -> bytes:
+    return build_header(_METADATA, ((digest, "U8", (size_bytes,)) for digest, size_bytes in sizes))
 
 
 def _chain(header: bytes, contents: Iterable[Bytes]) -> Iterator[Bytes]:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from fsspec.core import url_to_fs
 
 from registry.errors import StorageError, UsageError
-from registry.store.files import CHUNK_BYTES, StoredPack, digest_of_name, relative_path, storage_error, write_chunks
+from registry.store.files import (
+    CHUNK_BYTES,
+    FIRST_CHUNK_BYTES,
+    QUARANTINE,
+    PartialFile,
+    StoredPack,
+    digest_in_quarantine,
+    digest_of_name,
+    quarantine_path,
+    relative_path,
+    storage_error,
+    write_chunks,
+)
 from registry.store.headers import Bytes
 
 
@@ -70,8 +83,13 @@ class RemotePackFiles:
     def stream(self, digest: str) -> Iterator[bytes]:
         """Yield the file by one request a chunk."""
         size_bytes = self.size(digest)
-        for begin in range(0, size_bytes, CHUNK_BYTES):
-            yield bytes(self.read(digest, begin, min(CHUNK_BYTES, size_bytes - begin)))
+        begin, wanted = 0, FIRST_CHUNK_BYTES
+        while begin < size_bytes:
+            chunk = bytes(self.read(digest, begin, min(wanted, size_bytes - begin)))
+            if not chunk:  # it was cut off meanwhile
+                return
+            yield chunk
+            begin, wanted = begin + len(chunk), CHUNK_BYTES
 
     def delete(self, digest: str) -> bool:
         """Remove the file; return whether it was there."""
@@ -84,17 +102,54 @@ class RemotePackFiles:
 
     def list(self) -> Iterator[StoredPack]:
         """Yield every pack, in order of digest."""
-        with self._using("packs cannot be listed at"):
-            self._fs.invalidate_cache()
-            found = self._fs.find(self._root, detail=True)
-        for path, info in sorted(found.items()):
+        for path, info in self._find():
             digest = digest_of_name(path.rsplit("/", 1)[-1])
             if digest is not None and path.endswith("/" + relative_path(digest)):
                 yield StoredPack(digest, int(info["size"]), self._modified_at(path))
 
+    def quarantine(self, digest: str) -> str:
+        """Move the file, which object storages do by copying it there and deleting it here."""
+        source = self._path(digest)
+        paths = (f"{self._root}/{quarantine_path(digest, number)}" for number in count(1))
+        target = next(path for path in paths if self._size_or_none(path) is None)
+        with self._using("a pack cannot be put into quarantine at"):
+            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._fs.mv(source, target)
+            self._fs.invalidate_cache()
+        return self._shown(target)
+
+    def quarantined(self) -> Iterator[StoredPack]:
+        """Yield the files in quarantine, in order of their names."""
+        for path, info in self._find():
+            *_, folder, name = path.split("/")
+            digest = digest_in_quarantine(name)
+            if digest is not None and folder == QUARANTINE:
+                yield StoredPack(digest, int(info["size"]), self._modified_at(path))
+
+    def contents(self, digest: str) -> memoryview:
+        """Return the file by one request."""
+        return self.read(digest, 0, self.size(digest))
+
+    def quarantined_contents(self, digest: str) -> Iterator[memoryview]:
+        """Yield each such file by one request, in order of their numbers."""
+        for number in count(1):
+            path = f"{self._root}/{quarantine_path(digest, number)}"
+            if self._size_or_none(path) is None:
+                return
+            with self._using("a file in quarantine cannot be read from"):
+                yield memoryview(self._fs.cat_file(path))
+
+    def partials(self) -> Iterator[PartialFile]:
+        """Yield nothing: uploads leave nothing beside."""
+        return iter(())
+
     def clean_partials(self, older_than_seconds: float) -> int:
         """Do nothing: uploads leave nothing beside."""
         return 0
+
+    def path_of(self, digest: str) -> str:
+        """Return the file's URL."""
+        return self._shown(self._path(digest))
 
     def forget(self, digest: str) -> None:
         """Do nothing: nothing is kept."""
@@ -104,6 +159,15 @@ class RemotePackFiles:
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{relative_path(digest)}"
+
+    def _shown(self, path: str) -> str:
+        return f"{self._url.rstrip('/')}{path.removeprefix(self._root)}"
+
+    def _find(self) -> Iterator[tuple[str, Any]]:
+        with self._using("packs cannot be listed at"):
+            self._fs.invalidate_cache()
+            found = self._fs.find(self._root, detail=True)
+        return iter(sorted(found.items()))
 
     def _upload(self, source: str, path: str, size_bytes: int) -> None:
         with self._using("a pack cannot be written to"):

@@ -10,10 +10,11 @@ from sqlalchemy import update
 from registry.catalog.adapters import (
     add_pack,
     find_adapters,
+    forget_covered,
+    forget_packs,
     locate,
     packs_of_build,
     packs_of_corpus,
-    replace_packs,
     resolve_adapter,
 )
 from registry.catalog.augmentations import add_augmentations, find_augmentations, find_augmentations_by_request
@@ -214,7 +215,8 @@ def test_combining_packs(workshop: Workshop) -> None:
     with workshop.catalog.write() as session:
         old = [pack.digest for pack in packs_of_build(session, build_id)]
         assert len(old) == 4
-        replace_packs(session, combined, old[:3])
+        add_pack(session, combined, (), build_id)
+        assert set(forget_covered(session, old[:3])) == set(old[:3])
     with workshop.catalog.read() as session:
         assert [pack.digest for pack in packs_of_build(session, build_id)] == [old[3], combined.digest]
         located = locate(session, digests)
@@ -246,12 +248,9 @@ def test_combining_packs_loses_no_adapter(workshop: Workshop) -> None:
     with workshop.catalog.write() as session:
         adapters = workshop.encode(session, [document(0), document(1)])
     whole = pack_of(list(adapters.values()))
-    with workshop.catalog.write() as session, pytest.raises(IntegrityError, match="lacks adapter"):
-        replace_packs(session, pack_of([adapters[document(0).digest]]), [whole.digest])
-    with workshop.catalog.write() as session, pytest.raises(NotFoundError, match="pack"):
-        replace_packs(session, whole, ["0" * 64])
     with workshop.catalog.write() as session:
-        replace_packs(session, whole, [whole.digest])
+        add_pack(session, pack_of([adapters[document(0).digest]]), (), None)
+        assert forget_covered(session, [whole.digest, "0" * 64]) == []
     with workshop.catalog.read() as session:
         assert len(locate(session, adapters.values())) == 2
         assert packs_of_build(session, build_id) == []
@@ -268,10 +267,51 @@ def test_an_adapter_in_two_packs(workshop: Workshop) -> None:
     with workshop.catalog.write() as session:
         first = pack_of(digests)
         assert {item.pack_digest for item in locate(session, digests).values()} == {first.digest}
-        replace_packs(session, second, [first.digest])
+        assert forget_covered(session, [first.digest]) == [first.digest]
         assert locate(session, digests[:1]) == {
             digests[0]: AdapterLocation(digests[0], second.digest, second.adapters[1].offset, 1000)
         }
+
+
+def test_packs_whose_adapters_lie_elsewhere_too_are_forgotten(workshop: Workshop) -> None:
+    """Of what is given together, none counts as elsewhere for another; what is not there any more is passed over."""
+    stage_documents(workshop, 3)
+    augmentations = [augmentation_of(document(number)) for number in range(3)]
+    encoded = [encoded_adapter(item, workshop.recipe) for item in augmentations]
+    one, two, three = (item.digest for item in encoded)
+    alone, pair, whole, twin = pack_of([one]), pack_of([one, two]), pack_of([two, one]), pack_of([three])
+    copy = pack_of([three, one])
+    with workshop.catalog.write() as session:
+        add_augmentations(session, augmentations)
+        add_pack(session, pair, encoded[:2], None)
+        add_pack(session, twin, encoded[2:], None)
+        for pack in (alone, copy):
+            add_pack(session, pack, (), None)
+        assert forget_covered(session, [pair.digest, alone.digest, "0" * 64]) == [alone.digest]
+        assert forget_covered(session, [twin.digest, copy.digest]) == []
+        add_pack(session, whole, (), None)
+        assert set(forget_covered(session, [pair.digest, copy.digest])) == {pair.digest, copy.digest}
+    with workshop.catalog.read() as session:
+        located = locate(session, [one, two, three])
+    assert [located[digest].pack_digest for digest in (one, two, three)] == [whole.digest, whole.digest, twin.digest]
+
+
+def test_what_is_lost_and_made_again_otherwise_is_what_its_document_gives(workshop: Workshop) -> None:
+    """Else every later build would look for the lost bytes, and train again."""
+    stage_documents(workshop, 2)
+    pairs = [(document(number).digest, augmentation_of(document(number)).digest) for number in range(2)]
+    with workshop.catalog.write() as session:
+        first = workshop.encode(session, [document(0), document(1)])
+    with workshop.catalog.write() as session:
+        # What lies somewhere stays what is given, whatever comes later.
+        workshop.encode(session, [document(0), document(1)], take=1)
+        assert find_adapters(session, workshop.recipe.digest, pairs) == {pair: first[pair[0]] for pair in pairs}
+        forget_packs(session, [pack_of(list(first.values())).digest])
+        assert find_adapters(session, workshop.recipe.digest, pairs) == {}
+        again = workshop.encode(session, [document(0)], take=2)
+    with workshop.catalog.read() as session:
+        assert find_adapters(session, workshop.recipe.digest, pairs) == {pairs[0]: again[pairs[0][0]]}
+        assert resolve_adapter(session, first[pairs[0][0]]).document_digest == pairs[0][0]
 
 
 def test_documents_by_digest_and_by_prefix(workshop: Workshop) -> None:

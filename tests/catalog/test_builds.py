@@ -11,6 +11,7 @@ from registry.catalog.builds import (
     StagedCounts,
     begin_build,
     corpus_language,
+    find_holder,
     finish_build,
     stage,
     staged_counts,
@@ -41,6 +42,25 @@ def test_a_corpus_is_built_by_one_process_at_a_time(workshop: Workshop) -> None:
         workshop.begin(session, alive=True)
     with workshop.catalog.write() as session:
         assert workshop.begin(session, "another", alive=True) > first
+
+
+def test_who_holds_a_corpus_is_said_to_whom_it_keeps_out(workshop: Workshop) -> None:
+    def holder(host: str, *, alive: bool = True, take_over: bool = False, corpus: str = "handbook") -> str | None:
+        with workshop.catalog.read() as session:
+            found = find_holder(session, corpus, host=host, is_alive=lambda *_: alive, take_over=take_over)
+        return None if found is None else str(found)
+
+    assert holder("mill") is None
+    with workshop.catalog.write() as session:
+        build_id = workshop.begin(session, pid=4711)
+    named = holder("mill")
+    assert named is not None
+    assert named.startswith(f"build {build_id} by ada on mill, process 4711, since 20")
+    assert holder("quay") == named
+    assert holder("mill", take_over=True) == named
+    assert holder("quay", take_over=True) is None
+    assert holder("mill", alive=False) is None
+    assert holder("mill", corpus="another") is None
 
 
 def test_a_dead_build_is_taken_over(workshop: Workshop) -> None:

@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.adapters import find_adapters, locate, resolve_adapter
 from registry.catalog.augmentations import find_augmentations
+from registry.catalog.differences import compare, list_changes
 from registry.catalog.documents import get_documents, resolve_document
 from registry.catalog.engine import Catalog
+from registry.catalog.history import list_version_lines
 from registry.catalog.listing import list_adapters, list_documents, show_adapter, show_document
-from registry.catalog.versions import changes, members, members_by_document, resolve
+from registry.catalog.versions import changes, list_versions, members, members_by_document, resolve
 from tests.catalog.workshop import Workshop, augmentation_of, document, encoded_adapter, placed
 
 SMALL, LARGE = 100, 1_000
@@ -37,6 +39,9 @@ LOOKUPS: dict[str, Lookup] = {
     "find_adapters": lambda session, work: find_adapters(session, work.recipe.digest, [one(3, work)[:2]]),
     "locate": lambda session, work: locate(session, [one(3, work)[2]]),
     "resolve": lambda session, work: resolve(session, "coast"),
+    "resolve a digest": lambda session, work: resolve(session, f"coast@{resolve(session, 'coast').digest[:12]}"),
+    "compare": lambda session, work: list_changes(session, compare(session, *list_versions(session, "coast")[-2:])),
+    "list_version_lines": lambda session, work: list_version_lines(session, "coast", limit=1),
     "members_by_document": lambda session, work: members_by_document(
         session, resolve(session, "coast"), [one(number, work)[0] for number in range(5)]
     ),

@@ -50,6 +50,22 @@ def test_a_reader_cannot_write(any_catalog: Catalog) -> None:
     assert corpora(any_catalog) == ["mill"]
 
 
+def test_scratch_work_keeps_no_writer_waiting_and_is_undone(any_catalog: Catalog) -> None:
+    count = select(func.count(CorpusRow.id))
+    for _ in range(2):
+        with any_catalog.scratch() as session:
+            session.execute(text("CREATE TEMPORARY TABLE notes (number INTEGER)"))
+            session.execute(text("INSERT INTO notes VALUES (1)"))
+            before = session.scalar(count)
+            with any_catalog.write() as other:
+                add_corpus(other, f"harbour-{before}")
+            assert session.scalar(count) == before, "it sees one state"
+            assert session.scalar(text("SELECT number FROM notes")) == 1
+    assert corpora(any_catalog) == ["harbour-0", "harbour-1"]
+    with pytest.raises(StorageError), any_catalog.read() as session:
+        session.execute(text("CREATE TEMPORARY TABLE notes (number INTEGER)"))
+
+
 def test_a_reader_sees_one_state_while_others_write(any_catalog: Catalog) -> None:
     count = select(func.count(CorpusRow.id))
     with open_catalog(any_catalog.url) as other, any_catalog.read() as reader:

@@ -5,12 +5,12 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from registry.catalog.builds import stage
 from registry.catalog.listing import list_documents, show_document
 from registry.catalog.members import documents_by_record
-from registry.catalog.models import MembershipRow, PlaceRow
+from registry.catalog.models import MembershipRow, PlaceRow, VersionRow, utc_now
 from registry.catalog.versions import (
     AliasMove,
     alias_history,
@@ -23,6 +23,8 @@ from registry.catalog.versions import (
     members,
     members_by_document,
     resolve,
+    resolve_open,
+    rollback,
     set_alias,
     version_digest,
 )
@@ -236,6 +238,87 @@ def test_a_build_brings_the_latest_alias_back(workshop: Workshop) -> None:
     assert workshop.build([placed(2)]) == (two, False)
     with workshop.catalog.read() as session:
         assert resolve(session, "handbook") == two
+
+
+def test_a_rolled_back_corpus_that_is_built_as_it_is_stays_there(workshop: Workshop) -> None:
+    one, _ = workshop.build([placed(1), placed(2)])
+    workshop.build([placed(2)])
+    with workshop.catalog.write() as session:
+        rollback(session, "handbook@v1", who="ada")
+    before = rows(workshop)
+    # At another place: the places of an old version are not amended, for their ranges end in its middle.
+    assert workshop.build([placed(1, source="moved.jsonl"), placed(2)]) == (one, False)
+    assert rows(workshop) == before
+    with workshop.catalog.read() as session:
+        assert resolve(session, "handbook") == one
+        places = {line.digest: line.source_uri for line in list_documents(session, reference="handbook@v1")}
+        assert places[document(1).digest] == "coast.jsonl"
+        assert {line.source_uri for line in list_documents(session, reference="handbook@v2")} == {"coast.jsonl"}
+
+
+def test_a_build_after_a_rollback_descends_from_what_it_was_rolled_back_to(workshop: Workshop) -> None:
+    one, _ = workshop.build([placed(1), placed(2)])
+    two, _ = workshop.build([placed(2)])
+    with workshop.catalog.write() as session:
+        rollback(session, "handbook@v1", who="ada")
+    three, created = workshop.build([placed(1), placed(2), placed(3)])
+    assert (three.number, three.parent, created) == (3, 1, True)
+    contents = [{1, 2}, {2}, {1, 2, 3}]
+    for version, numbers in zip((one, two, three), contents, strict=True):
+        assert content(workshop, version).keys() == {document(number).digest for number in numbers}
+    with workshop.catalog.read() as session:
+        assert resolve(session, "handbook") == three
+        added, removed = changes(session, "handbook", 1, 3)
+        assert ([item.digest for item in added], removed) == ([document(3).digest], [])
+
+
+def test_a_version_that_is_built_again_is_collected_no_more(workshop: Workshop) -> None:
+    one, _ = workshop.build([placed(1)])
+    two, _ = workshop.build([placed(2)])
+    with workshop.catalog.write() as session:
+        rollback(session, "handbook@v1")
+        session.execute(update(VersionRow).where(VersionRow.number == 2).values(collected_at=utc_now()))
+    with workshop.catalog.read() as session:
+        assert resolve(session, "handbook@v2") == two
+        with pytest.raises(NotFoundError, match=r"handbook@v2 was collected on .*; its adapters are gone") as caught:
+            resolve_open(session, "handbook@v2")
+        assert "build its sources again" in str(caught.value.hint)
+        assert resolve_open(session, "handbook") == one
+    assert workshop.build([placed(2)]) == (two, False)
+    with workshop.catalog.read() as session:
+        assert resolve_open(session, "handbook") == two
+
+
+def test_digests_may_be_given_bare(workshop: Workshop) -> None:
+    one, _ = workshop.build([placed(1)])
+    two, _ = workshop.build([placed(2)])
+    prefix = two.digest[:8]
+    with workshop.catalog.read() as session:
+        assert resolve(session, f"handbook@{prefix}") == two
+        assert resolve(session, f"handbook@{two.digest}") == two
+        for wrong in (two.digest[:3], prefix + "g", prefix.upper() + "A", "0000"):
+            with pytest.raises(NotFoundError, match="has no version"):
+                resolve(session, f"handbook@{wrong}")
+    with workshop.catalog.write() as session:
+        set_alias(session, one, prefix)
+    with workshop.catalog.read() as session:
+        assert resolve(session, f"handbook@{prefix}") == one
+        assert resolve(session, f"handbook@sha256:{prefix}") == two
+
+
+def test_a_digest_that_several_versions_begin_with_says_so(workshop: Workshop) -> None:
+    for number in range(3):
+        workshop.build([placed(number)])
+    with workshop.catalog.write() as session:
+        for number in (1, 3):
+            digest = "beef" + str(number) * 60
+            session.execute(update(VersionRow).where(VersionRow.number == number).values(digest=digest))
+    with workshop.catalog.read() as session:
+        for reference in ("handbook@beef", "handbook@sha256:beef"):
+            with pytest.raises(NotFoundError, match="the beginning of several versions' digests") as caught:
+                resolve(session, reference)
+            assert caught.value.hint == "give more digits: 2 versions match, v3, v1"
+        assert resolve(session, "handbook@beef1").number == 1
 
 
 def test_changes_need_known_versions(workshop: Workshop) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": ["export", "00", "--out", "out"],
     "merge": ["merge", "default", "--out", "out"],
     "info": ["info"],
+    "backup": ["backup", "saved"],
     "db upgrade": ["db", "upgrade"],
     "db current": ["db", "current"],
     "db history": ["db", "history"],

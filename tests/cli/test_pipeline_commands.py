@@ -73,6 +73,29 @@ def built(built_once: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.M
     return tmp_path / "home"
 
 
+def test_a_dry_run_says_what_a_build_would_do(run: Run, built: Path, corpus: Path, tmp_path: Path) -> None:
+    rest = ["--corpus", "sayings", "--augmenter", f"import:{corpus / 'augmentations.jsonl'}", "--dry-run"]
+    same = run("build", corpus / "documents.jsonl", *rest)
+    assert (same.status, same.err) == (0, "")
+    assert same.out.splitlines()[0].split(maxsplit=1) == ["version", "sayings@v1 (unchanged): nothing to do"]
+    lines = (corpus / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+    extra = {"id": "x", "title": "The Quay", "text": "The quay of Lorn floats on corks."}
+    edited = tmp_path / "edited.jsonl"
+    edited.write_text("\n".join([*lines[1:], json.dumps(extra)]), encoding="utf-8")
+    found = dict(line.split("  ", 1) for line in run("build", edited, "--rank", 3, *rest).out.splitlines())
+    found = {name: value.strip() for name, value in found.items()}
+    assert found["version"] == "sayings@v2 (new, after sayings@v1)"
+    assert found["recipe"] == "another than that of sayings@v1: rank 2 -> 3"
+    assert (found["kept"], found["reused"]) == ("3", "0")
+    assert found["added"] == "1: The Quay"
+    assert found["removed"] == f"1: {TEXTS[0][0]}"
+    assert found["to train"].startswith("4: ")
+    (row,) = run("build", edited, *rest, "--json").rows
+    assert (row["against"], row["version"], row["created"]) == ("sayings@v1", "sayings@v2", True)
+    assert row["removed"]["first"][0]["title"] == TEXTS[0][0]
+    assert (row["to_train"]["count"], row["recipe_changes"]) == (1, {})
+
+
 def test_build(built_once: tuple[Path, Result], corpus: Path) -> None:
     (found,) = built_once[1].rows
     assert (found["version"], found["created"]) == ("sayings@v1", True)

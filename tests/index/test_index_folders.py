@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from registry.errors import IntegrityError, StorageError
 from registry.index import VersionIndex
+from registry.index.folders import nothing_built
 from registry.records import Document
 
 LAMP = Document.of("Harbour lamps", "The keeper of Orsk fills every lamp with whale oil before dusk.")
@@ -97,6 +100,7 @@ BUILD_SLOWLY = """
 import sys, time
 from pathlib import Path
 from registry.index import VersionIndex
+from registry.index.folders import nothing_built
 from registry.records import Document
 def documents():
     for number in range(10**9):
@@ -126,6 +130,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from registry.index import VersionIndex
+from registry.index.folders import nothing_built
 from registry.records import Document
 VersionIndex.build(Path(sys.argv[1]), "en", (Document.of("", f"lamp {number}") for number in range(3000)))
 """
@@ -156,6 +161,7 @@ READ = """
 import os, sys
 from pathlib import Path
 from registry.index import VersionIndex
+from registry.index.folders import nothing_built
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 print(len(VersionIndex.open(Path(sys.argv[1])).search("fog", 3)))
@@ -171,3 +177,26 @@ def test_an_index_that_may_only_be_read_is_searched() -> None:
         reader = subprocess.run([sys.executable, "-c", READ, str(folder)], capture_output=True, text=True)
         folder.chmod(0o755)
     assert (reader.stdout, reader.stderr) == ("2\n", "")
+
+
+def test_a_parent_that_goes_while_its_child_waits_is_missing(lamps: VersionIndex, tmp_path: Path) -> None:
+    caught: list[Exception] = []
+
+    def derive() -> None:
+        try:
+            VersionIndex.derive(tmp_path / "lamps", tmp_path / "child", [], [FOG.digest])
+        except IntegrityError as error:
+            caught.append(error)
+
+    with nothing_built(tmp_path) as alone:
+        assert alone
+        child = threading.Thread(target=derive)
+        child.start()
+        child.join(0.2)
+        assert child.is_alive(), "it waits"
+        with nothing_built(tmp_path) as alone:
+            assert not alone
+        shutil.rmtree(tmp_path / "lamps")
+    child.join(10)
+    assert ["is missing" in str(error) for error in caught] == [True]
+    assert not (tmp_path / "child").exists()

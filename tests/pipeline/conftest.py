@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,18 +81,20 @@ def write_sample(folder: Path) -> Sample:
     return files
 
 
-@pytest.fixture
-def run_build(home: Home, sample: Sample, tiny_model_path: Path) -> Callable[..., BuildSummary]:
-    """A function that builds the sample corpus with the tiny model; keywords change the request."""
+def state(home: Home) -> tuple[list[str], list[tuple[str, bytes]]]:
+    """Return all rows of a registry's catalog and all its other files but what is remembered of base models."""
+    with sqlite3.connect(home.path / "catalog.sqlite") as connection:
+        rows = list(connection.iterdump())
+    files = (path for path in home.path.rglob("*") if path.is_file() and not path.is_relative_to(home.models_path))
+    return rows, sorted((str(path), path.read_bytes()) for path in files if "catalog.sqlite" not in path.name)
 
-    def run(
-        *,
-        home: Home = home,
-        progress: Silent | None = None,
-        settings: dict[str, object] | None = None,
-        **changes: object,
-    ) -> BuildSummary:
-        request = BuildRequest(
+
+@pytest.fixture
+def request_of(sample: Sample, tiny_model_path: Path) -> Callable[..., BuildRequest]:
+    """A function from settings of the recipe to a request to build the sample corpus with the tiny model."""
+
+    def request(settings: dict[str, object] | None = None) -> BuildRequest:
+        return BuildRequest(
             sources=(str(sample.documents),),
             read=ReadOptions(),
             recipe=RecipeRequest(
@@ -102,6 +105,22 @@ def run_build(home: Home, sample: Sample, tiny_model_path: Path) -> Callable[...
             group_size=2,
             workers=1,
         )
-        return build(home, replace(request, **changes), progress or Silent())  # type: ignore[arg-type]
+
+    return request
+
+
+@pytest.fixture
+def run_build(home: Home, request_of: Callable[..., BuildRequest]) -> Callable[..., BuildSummary]:
+    """A function that builds the sample corpus with the tiny model; keywords change the request."""
+
+    def run(
+        *,
+        home: Home = home,
+        progress: Silent | None = None,
+        settings: dict[str, object] | None = None,
+        **changes: object,
+    ) -> BuildSummary:
+        request = replace(request_of(settings), **changes)  # type: ignore[arg-type]
+        return build(home, request, progress or Silent())
 
     return run

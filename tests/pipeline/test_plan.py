@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +23,7 @@ from registry.pipeline.plan import EFFICIENCY, Cluster, plan
 from registry.pipeline.recipes import RecipeRequest
 from registry.progress import Silent
 from registry.settings import Home
-from tests.pipeline.conftest import Sample
+from tests.pipeline.conftest import Sample, state
 
 Requester = Callable[..., BuildRequest]
 PAPER = Cluster(rate_tflops=0.5, devices=4)
@@ -56,14 +55,6 @@ def trained(home: Home) -> list[tuple[int, int, float]]:
     with opened(home) as registry, registry.catalog.read() as session:
         rows = [resolve_adapter(session, line.digest).training for line in list_adapters(session, limit=None)]
     return [(row.examples, row.tokens, row.elapsed_seconds) for row in rows]
-
-
-def state(home: Home) -> tuple[list[str], list[tuple[str, bytes]]]:
-    """Return all rows of a registry's catalog and all its other files but what is remembered of base models."""
-    with sqlite3.connect(home.path / "catalog.sqlite") as connection:
-        rows = list(connection.iterdump())
-    files = (path for path in home.path.rglob("*") if path.is_file() and not path.is_relative_to(home.models_path))
-    return rows, sorted((str(path), path.read_bytes()) for path in files if "catalog.sqlite" not in path.name)
 
 
 @pytest.mark.parametrize(

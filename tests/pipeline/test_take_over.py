@@ -9,7 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 
-from registry.pipeline.build import is_alive
+from registry.upkeep.processes import is_alive
 
 HERE = socket.gethostname()
 

@@ -17,6 +17,7 @@ import pytest
 
 from registry.digests import sha256_hex
 from registry.errors import StorageError
+from registry.records import AdapterLocation
 from registry.store import PackStore
 
 Make = Callable[..., list[tuple[str, bytes]]]
@@ -54,6 +55,7 @@ def test_a_killed_writer_leaves_no_visible_pack(tmp_path: Path) -> None:
         assert set(announced) <= visible
         assert all(store.check(digest).is_sound for digest in visible)
         partials = list(root.glob("*.partial"))
+        assert [name for name, _, _ in store.partials()] == [path.name for path in partials]
         assert store.clean_partials(older_than_seconds=60) == 0
         assert store.clean_partials(older_than_seconds=0) == len(partials)
         assert list(root.glob("*.partial")) == []
@@ -62,6 +64,24 @@ def test_a_killed_writer_leaves_no_visible_pack(tmp_path: Path) -> None:
         if partials:
             return
     pytest.fail("no kill ever hit a writer while it wrote")
+
+
+def test_a_living_writer_keeps_its_partial_file(tmp_path: Path, make_adapters: Make) -> None:
+    root = tmp_path / "packs"
+    cleaner = PackStore(str(root))
+    seen: list[tuple[int, int]] = []
+
+    class Watched(PackStore):
+        def _checked(self, location: AdapterLocation) -> memoryview:
+            assert len(list(root.glob("*.partial"))) == 1
+            seen.append((len(list(cleaner.partials())), cleaner.clean_partials(older_than_seconds=0)))
+            return super()._checked(location)
+
+    store = Watched(str(root))
+    pack = store.write(make_adapters(3))
+    combined = store.combine(pack.adapters[:2])
+    assert seen == [(0, 0)] * 2
+    assert store.verify(combined.digest) == combined
 
 
 @pytest.fixture

@@ -199,3 +199,31 @@ def test_unknown_places_are_refused(tmp_path: Path) -> None:
 def test_file_urls_are_folders(tmp_path: Path, make_adapters: Make) -> None:
     pack = PackStore(f"file://{tmp_path}/packs").write(make_adapters(1))
     assert PackStore(str(tmp_path / "packs")).verify(pack.digest) == pack
+
+
+def test_quarantine_takes_a_file_out_of_the_packs_and_overwrites_nothing(
+    store: PackStore, packs_url: str, make_adapters: Make
+) -> None:
+    adapters = make_adapters(3)
+    pack = store.write(adapters)
+    assert store.path_of(pack.digest) == path_of(packs_url, pack)
+    content = bytes_of(packs_url, pack)
+    overwrite(packs_url, pack, flip(content, len(content) - 1))
+    first = store.quarantine(pack.digest)
+    assert first == f"{packs_url}/quarantine/{pack.digest}.safetensors"
+    assert (list(store.list()), store.exists(pack.digest)) == ([], False)
+    with pytest.raises(IntegrityError, match="is not in"):
+        store.read(pack.adapters[0])
+    assert store.write(adapters) == pack
+    second = store.quarantine(pack.digest)
+    assert second == f"{packs_url}/quarantine/{pack.digest}-2.safetensors"
+    for path, expected in ((first, flip(content, len(content) - 1)), (second, content)):
+        with fsspec.open(path, "rb") as file:
+            assert file.read() == expected
+    assert [(held.digest, held.size_bytes) for held in store.quarantined()] == [(pack.digest, pack.size_bytes)] * 2
+    with pytest.raises(IntegrityError, match="is not in"):
+        store.quarantine(pack.digest)
+
+
+def test_an_empty_store_has_no_partial_and_no_quarantined_files(store: PackStore) -> None:
+    assert (list(store.partials()), list(store.quarantined())) == ([], [])

@@ -6,9 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.catalog.models.base import Base, Digest, Id
+from registry.digests import text_key
+
+
+def _text_key_of_row(context: DefaultExecutionContext) -> int:
+    return text_key(context.get_current_parameters()["text"])  # type: ignore[no-untyped-call]
 
 
 class BaseModelRow(Base):
@@ -71,6 +77,7 @@ class DocumentRow(Base):
         UniqueConstraint("digest"),
         CheckConstraint("length(digest) = 64", name="digest_length"),
         CheckConstraint("characters >= 0", name="characters_not_negative"),
+        Index(None, "text_key"),
         {"comment": "The units that are retrieved and encoded: titles and passages, normalised."},
     )
 
@@ -80,6 +87,11 @@ class DocumentRow(Base):
     text: Mapped[str]
     characters: Mapped[int] = mapped_column(comment="length of the text in Unicode code points")
     created_at: Mapped[datetime]
+    text_key: Mapped[int] = mapped_column(
+        server_default="0",
+        default=_text_key_of_row,
+        comment="the first 8 bytes of the sha256 of the text, as a signed number; equal for equal texts",
+    )
 
 
 class AugmentationRow(Base):
@@ -91,6 +103,8 @@ class AugmentationRow(Base):
         CheckConstraint("length(digest) = 64", name="digest_length"),
         CheckConstraint("rewrites >= 0 AND pairs >= 0", name="counts_not_negative"),
         Index(None, "document_id"),
+        # Covers the report on augmentations; by id, so that the requests are met in their order.
+        Index("ix_augmentations_yield", "generator", "prompts_version", "id", "rewrites", "pairs"),
         {"comment": "Rewrites and question-answer pairs generated from one document, as they came."},
     )
 
@@ -117,7 +131,14 @@ class AugmentationRequestRow(Base):
         CheckConstraint("length(request_digest) = 64", name="request_digest_length"),
         CheckConstraint("dropped_pairs >= 0 AND dropped_rewrites >= 0", name="dropped_not_negative"),
         CheckConstraint("tokens >= 0 AND elapsed_seconds >= 0", name="measurements_not_negative"),
-        Index(None, "augmentation_id"),
+        Index(
+            "ix_augmentation_requests_drops",
+            "augmentation_id",
+            "dropped_pairs",
+            "dropped_rewrites",
+            "tokens",
+            "elapsed_seconds",
+        ),
         {"comment": "What was asked for a document, and the augmentation that it got."},
     )
 
@@ -161,7 +182,8 @@ class AdapterRow(TrainedColumns, Base):
             name="measurements_not_negative",
         ),
         Index(None, "document_id"),
-        Index(None, "recipe_id"),
+        # Covers the reports on storage, cost, loss and time: a scan of it is a twentieth of one of the table.
+        Index("ix_adapters_training", "recipe_id", "build_id", "last_loss", "elapsed_seconds", "tokens", "size_bytes"),
         {"comment": "Adapters, identified by their bytes, and how each first came to be."},
     )
 
@@ -187,7 +209,7 @@ class AdapterInputRow(Base):
 
     __tablename__ = "adapter_inputs"
     __table_args__ = (
-        Index(None, "adapter_id"),
+        Index("ix_adapter_inputs_recipes", "adapter_id", "recipe_id"),
         {"comment": "Which adapter an augmented document gives under a recipe."},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.catalog.models.base import Base, Digest, Id
@@ -63,6 +63,9 @@ class MembershipRow(Base):
 
     A row holds for every version v with from_version <= v < to_version, or from from_version on while to_version is
     null. So a version costs rows for what changed only.
+
+    A line is a document through its edits, and the indexes hold all columns that comparing two versions along their
+    lines takes.
     """
 
     __tablename__ = "memberships"
@@ -70,8 +73,22 @@ class MembershipRow(Base):
         ForeignKeyConstraint(["corpus_id", "from_version"], ["versions.corpus_id", "versions.number"]),
         ForeignKeyConstraint(["corpus_id", "to_version"], ["versions.corpus_id", "versions.number"]),
         CheckConstraint("to_version > from_version", name="range_not_empty"),
-        Index(None, "corpus_id", "from_version"),
-        Index(None, "corpus_id", "to_version", sqlite_where=_CLOSED, postgresql_where=_CLOSED),
+        Index("ix_memberships_begun", "corpus_id", "from_version", "to_version", "line_id"),
+        Index(
+            "ix_memberships_ended",
+            *("corpus_id", "to_version", "from_version", "line_id", "document_id", "adapter_id"),
+            sqlite_where=_CLOSED,
+            postgresql_where=_CLOSED,
+        ),
+        # The line first: an index of all columns that began with the corpus, SQLite would scan for a document.
+        Index("ix_memberships_line", "line_id", "corpus_id", "from_version", "to_version", "document_id", "adapter_id"),
+        Index(
+            "ix_memberships_shared",
+            *("corpus_id", "line_id"),
+            # As SQLAlchemy writes the condition for each.
+            sqlite_where=text("shares_line = 1"),
+            postgresql_where=text("shares_line"),
+        ),
         Index(None, "document_id"),
         Index(None, "adapter_id"),
         {"comment": "Which document has which adapter in which versions."},
@@ -82,6 +99,12 @@ class MembershipRow(Base):
     from_version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, comment="first version with it")
     to_version: Mapped[int | None] = mapped_column(comment="first version without it; null: still valid")
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"))
+    line_id: Mapped[int] = mapped_column(
+        server_default="0", comment="the document through its edits: the first document of the line"
+    )
+    shares_line: Mapped[bool] = mapped_column(
+        server_default=false(), comment="another row of its line holds for some of the same versions"
+    )
 
 
 class PlaceRow(Base):
@@ -97,7 +120,8 @@ class PlaceRow(Base):
         ForeignKeyConstraint(["corpus_id", "to_version"], ["versions.corpus_id", "versions.number"]),
         CheckConstraint("to_version > from_version", name="range_not_empty"),
         CheckConstraint("ordinal >= 0", name="ordinal_not_negative"),
-        Index(None, "document_id"),
+        # Covers the report on documents that stand at several places.
+        Index("ix_places_documents", "document_id", "corpus_id", "from_version", "to_version"),
         {"comment": "Where documents stand in their sources, in which versions."},
     )
 
