@@ -18,16 +18,16 @@ from benchmarks.catalog import BASE, RECIPE, Table, build, placed
 from benchmarks.machine import header
 from registry.catalog import schema
 from registry.catalog.adapters import forget_packs, pack_digests
-from registry.catalog.copying import copy_catalog
 from registry.catalog.engine import open_catalog
 from registry.catalog.models import PackRow, utc_now
 from registry.catalog.recipes import add_base_model, add_recipe
+from registry.catalog.transfer.copying import copy_catalog
 from registry.digests import sha256_hex
+from registry.pipeline.restore import restore
 from registry.progress import Silent
 from registry.settings import Home, create_home
 from registry.store.packs import PackStore
-from registry.upkeep.backup import back_up
-from registry.upkeep.restore import restore
+from registry.upkeep.backup.backup import back_up
 
 ADAPTER_BYTES = 1_520_000
 PACK_BYTES = 256 * 1024 * 1024

@@ -125,9 +125,9 @@ def _import_everything() -> None:
     import cli.build
     import registry.encoding.train
     import registry.pipeline.build
-    import registry.pipeline.repair
-    import registry.upkeep.collect
-    import registry.upkeep.verify
+    import registry.pipeline.repair.run
+    import registry.upkeep.gc.collect
+    import registry.upkeep.verify.run
 
     _ = (torch, transformers, AutoConfig, AutoModelForCausalLM, AutoTokenizer, cli, registry)
 

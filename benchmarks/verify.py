@@ -48,7 +48,7 @@ from registry.records import (
 )
 from registry.settings import Home, create_home
 from registry.store import AdapterLayout, PackStore
-from registry.upkeep.verify import VerifyRequest, verify
+from registry.upkeep.verify.run import VerifyRequest, verify
 
 PACK_BYTES = 256 * 2**20
 ROUNDS = 3

@@ -17,7 +17,7 @@ from registry.errors import IntegrityError
 from registry.settings import DEFAULT_HOME, HOME_VARIABLE, Home, absolute_catalog
 
 if TYPE_CHECKING:
-    from registry.upkeep.pack_copies import PackFault
+    from registry.upkeep.backup.pack_copies import PackFault
 
 
 @click.command(short_help="Back the registry up into a folder.")
@@ -33,7 +33,7 @@ def backup(folder: Path, check: bool, prune: bool, home: Home, as_json: bool) ->
     pack is hashed on its way; damaged ones are named, and never replace a sound copy. Indexes are derived, and
     pragreg.toml may hold passwords: neither is in a backup.
     """
-    from registry.upkeep.backup import back_up
+    from registry.upkeep.backup.backup import back_up
 
     with progress_bars() as progress:
         done = back_up(home, folder.expanduser().absolute(), progress, check=check, prune=prune)
@@ -69,9 +69,9 @@ def restore(folder: Path, path: str, catalog: str | None, packs: str | None, as_
     """Make a registry home from the backup in DIR, on any kind of catalog.
 
     Packs come first, each checked by its hash, then the catalog, at once. After a kill the same command goes on.
-    Builds that ran when the backup was made are marked as interrupted: run them again. Indexes are made on first use.
+    Builds that ran when the backup was made are marked as interrupted: run them again.
     """
-    from registry.upkeep.restore import restore as load
+    from registry.pipeline.restore import restore as load
 
     with progress_bars() as progress:
         done = load(

@@ -40,7 +40,7 @@ def copy(source: str, target: str, switch: bool, home: Home | None, as_json: boo
     from_url, to_url = _url(source, home), _url(target, home)
     if switch and (home is None or from_url != home.catalog_url):
         raise UsageError("--switch is for the catalog of a registry home", hint="pragreg catalog copy home TO --switch")
-    from registry.catalog.copying import copy_catalog
+    from registry.catalog.transfer.copying import copy_catalog
     from registry.upkeep.processes import is_alive
 
     with progress_bars() as progress:

@@ -17,7 +17,7 @@ from registry.errors import UsageError
 from registry.settings import Home
 
 if TYPE_CHECKING:
-    from registry.upkeep.collection import CollectReport
+    from registry.upkeep.gc.collection import CollectReport
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -103,8 +103,8 @@ def gc(
     lies in quarantine is never touched.
     """
     from registry.pipeline.opened import opened
-    from registry.upkeep.collect import collect
-    from registry.upkeep.collection import CollectRequest
+    from registry.upkeep.gc.collect import collect
+    from registry.upkeep.gc.collection import CollectRequest
 
     since = None if keep_since is None else parse_moment(keep_since)
     request = CollectRequest(keep_last, since, parse_span(grace), corpora, yes)

@@ -16,7 +16,7 @@ from registry.errors import IntegrityError
 from registry.settings import Home
 
 if TYPE_CHECKING:
-    from registry.pipeline.repair import RepairReport
+    from registry.pipeline.repair.run import RepairReport
 
 COLUMNS = ("result", "kind", "subject", "what was done")
 
@@ -43,8 +43,8 @@ def repair(home: Home, dry_run: bool, backup: Path | None, as_json: bool) -> Non
     digest proves that they are the same. Indexes, tables and counters are derived again. Damaged files are moved to
     quarantine, in the packs' folder. Leftovers are not touched: they are for `pragreg gc`.
     """
-    from registry.pipeline.repair import RepairRequest
-    from registry.pipeline.repair import repair as run
+    from registry.pipeline.repair.run import RepairRequest
+    from registry.pipeline.repair.run import repair as run
 
     with progress_bars() as progress:
         report = run(home, RepairRequest(dry_run=dry_run, backup=backup), progress)

@@ -14,7 +14,7 @@ from registry.settings import Home
 
 if TYPE_CHECKING:
     from registry.upkeep.findings import Finding
-    from registry.upkeep.verify import VerifyReport
+    from registry.upkeep.verify.run import VerifyReport
 
 COLUMNS = ("kind", "subject", "detail", "versions", "size_bytes")
 MOST_VERSIONS = 3
@@ -47,8 +47,8 @@ def verify(home: Home, deep: bool, jobs: int | None, resume: bool, as_json: bool
     """
     from registry.catalog.engine import open_catalog
     from registry.store.packs import PackStore
-    from registry.upkeep.verify import VerifyRequest
-    from registry.upkeep.verify import verify as run
+    from registry.upkeep.verify.run import VerifyRequest
+    from registry.upkeep.verify.run import verify as run
 
     packs = PackStore(home.packs_url)
     with open_catalog(home.catalog_url) as catalog, progress_bars() as progress:

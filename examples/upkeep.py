@@ -14,10 +14,12 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from itertools import groupby, zip_longest
 from pathlib import Path
 
 PRAGREG = (sys.executable, "-m", "cli.main")
+HOME_VARIABLE, HOME = "PRAGREG_HOME", ".pragreg"
 NOTE = "The archivist keeps the amber ledger of this passage on shelf {number}."
 EDITED, REMOVED = 3, 2
 BUILD = ("build", "notes", "--corpus", "notes", "--augmenter", "import:augmentations.jsonl")
@@ -25,12 +27,30 @@ IS_DAMAGE = 7
 """The status of `pragreg verify` where something is damaged."""
 
 
+Run = Callable[[Sequence[str], Path], tuple[int, str]]
+"""Runs a command line of pragreg in a folder; returns its exit status and all that it printed."""
+
+
+def in_a_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run a command line as a user does."""
+    done = subprocess.run(
+        [*PRAGREG, *arguments],
+        cwd=folder,
+        env={**os.environ, HOME_VARIABLE: HOME},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
 class Transcript:
     """Runs commands in one folder and prints them with what they print."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, run: Run = in_a_process) -> None:
         """Work in ``work``, which must be empty or not there."""
-        self.work = work
+        self.work, self._run = work.resolve(), run
         work.mkdir(parents=True, exist_ok=True)
 
     def say(self, text: str) -> None:
@@ -39,22 +59,14 @@ class Transcript:
 
     def pragreg(self, *arguments: str, status: int = 0) -> None:
         """Run a command and print it with its output; it must exit with ``status``."""
-        done = subprocess.run(
-            [*PRAGREG, *arguments],
-            cwd=self.work,
-            env={**os.environ, "PRAGREG_HOME": ".pragreg"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        shown = aligned(done.stdout.replace(str(self.work) + os.sep, "").replace(str(self.work), "."))
+        found, output = self._run(arguments, self.work)
+        shown = aligned(output.replace(str(self.work) + os.sep, "").replace(str(self.work), "."))
         print(f"```console\n$ pragreg {shlex.join(arguments)}\n{shown}", end="")
-        if done.returncode:
-            print(f"[exit status {done.returncode}]")
+        if found:
+            print(f"[exit status {found}]")
         print("```", flush=True)
-        if done.returncode != status:
-            raise SystemExit(f"pragreg {shlex.join(arguments)} exited with {done.returncode}, not {status}")
+        if found != status:
+            raise SystemExit(f"pragreg {shlex.join(arguments)} exited with {found}, not {status}")
 
 
 def aligned(text: str) -> str:
@@ -79,12 +91,16 @@ def main() -> None:
     given = sys.argv[1:]
     end = given.index("--") if "--" in given else len(given)
     options, further = parser.parse_args(given[:end]), given[end + 1 :]
-    transcript = Transcript(options.work.resolve())
-    files = write_files(options.documents, transcript.work / "notes")
-    (transcript.work / "augmentations.jsonl").write_bytes(options.augmentations.read_bytes())
     print(f"# Upkeep of {options.name}, from a script\n")
-    print(f"Written by `python examples/upkeep.py` over {len(files)} documents, one a file.")
-    build_and_change(transcript, files, further)
+    show_all(Transcript(options.work), options.documents, options.augmentations, further)
+
+
+def show_all(transcript: Transcript, documents: Path, augmentations: Path, build_options: Sequence[str]) -> None:
+    """Go through everything once; the first build takes the further options."""
+    files = write_files(documents, transcript.work / "notes")
+    (transcript.work / "augmentations.jsonl").write_bytes(augmentations.read_bytes())
+    print(f"Written by `python examples/upkeep.py`, over {len(files)} documents in a file each.")
+    build_and_change(transcript, files, build_options)
     recipe_and_rollback(transcript)
     damage_and_repair(transcript)
     collect(transcript, files)
@@ -112,7 +128,7 @@ def edit(file: Path, number: int) -> None:
     write_record(file, record | {"text": f"{record['text']} {NOTE.format(number=number)}"})
 
 
-def build_and_change(transcript: Transcript, files: list[Path], options: list[str]) -> None:
+def build_and_change(transcript: Transcript, files: list[Path], options: Sequence[str]) -> None:
     """Make the first version, edit three files and remove two, and make the second."""
     transcript.say("## A first version, and a name for it")
     transcript.pragreg("init")
@@ -145,7 +161,7 @@ def recipe_and_rollback(transcript: Transcript) -> None:
 def damage_and_repair(transcript: Transcript) -> None:
     """Flip a bit in the largest pack, find it, and mend it."""
     transcript.say("## A disk that rots")
-    packs = transcript.work / ".pragreg" / "packs"
+    packs = transcript.work / HOME / "packs"
     pack = max(packs.glob("??/*.safetensors"), key=lambda path: (path.stat().st_size, path.name))
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1

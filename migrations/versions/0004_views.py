@@ -206,7 +206,8 @@ SELECT evaluations.id AS evaluation, corpora.name AS corpus, evaluations.version
     evaluations.dtype, evaluations.device, evaluations.program_version, evaluation_results.mode, evaluation_results.k,
     evaluation_results.merge, evaluation_results.question_type, evaluation_results.questions,
     evaluation_results.prompt_tokens AS mean_prompt_tokens, evaluation_results.mean_ms, evaluation_results.p95_ms,
-    evaluation_scores.measure, evaluation_scores.mean, evaluation_scores.low, evaluation_scores.high, evaluations.created_at
+    evaluation_scores.measure, evaluation_scores.mean, evaluation_scores.low, evaluation_scores.high,
+    evaluations.created_at
 FROM evaluations
 JOIN corpora ON corpora.id = evaluations.corpus_id
 JOIN recipes ON recipes.id = evaluations.recipe_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,8 @@ _OWN_FAULTS = (
 """Codes that are no fault of the query."""
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{6})?")
+_MATHEMATICS: dict[str, Callable[[float], float]] = {"floor": math.floor, "ln": math.log, "exp": math.exp}
+"""What the reports need of it."""
 _STEPS_BETWEEN_CHECKS = 20_000
 
 
@@ -50,8 +53,10 @@ def open_sqlite(file: Path) -> Iterator[tuple[ReadOnly, str | None]]:
         # As on PostgreSQL, not for ASCII alone.
         for name, function in (("lower", str.lower), ("upper", str.upper)):
             connection.create_function(name, 1, _on_text(function), deterministic=True)
-        for pragma in ("query_only=ON", "cache_size=-262144"):
-            connection.execute(f"PRAGMA {pragma}")
+        known = {str(row[0]) for row in connection.execute("SELECT name FROM pragma_function_list")}
+        for name in _MATHEMATICS.keys() - known:  # SQLite may be built without
+            connection.create_function(name, 1, _on_number(_MATHEMATICS[name]), deterministic=True)
+        connection.execute("PRAGMA query_only=ON")
         connection.execute("BEGIN")
         has_revision = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone() if has_revision else None
@@ -67,6 +72,10 @@ def open_sqlite(file: Path) -> Iterator[tuple[ReadOnly, str | None]]:
 
 def _on_text(function: Callable[[str], str]) -> Callable[[object], str | None]:
     return lambda value: None if value is None else function(str(value))
+
+
+def _on_number(function: Callable[[float], float]) -> Callable[[float | None], float | None]:
+    return lambda value: None if value is None else float(function(value))
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _view: str | None) -> int:

@@ -26,13 +26,13 @@ from registry.catalog.chunks import chunked
 from registry.catalog.dialect import lock_packs
 from registry.catalog.versions import assign_adapters
 from registry.encoding.pool import Group, encode_groups
-from registry.errors import IntegrityError, NotFoundError
+from registry.errors import IntegrityError, NotFoundError, StorageError
 from registry.pipeline.opened import Registry
 from registry.pipeline.recipes import Chosen
 from registry.pipeline.sizing import Wanted, size_groups
 from registry.progress import Progress
 from registry.records import AdapterLocation, EncodedAdapter, EncodingInput, Pack
-from registry.upkeep.collect import delete_unnamed
+from registry.upkeep.gc.collect import delete_unnamed
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -131,9 +131,18 @@ def lost_packs(registry: Registry) -> set[str]:
 
 
 def forget_lost_packs(registry: Registry, progress: Progress) -> None:
-    """Let the catalog forget packs that are not in the store, so that what they held is trained again."""
+    """Let the catalog forget packs that are not in the store, so that what they held is trained again.
+
+    Raises:
+        StorageError: the store is bare, as where a disk is not mounted.
+    """
     if not (lost := lost_packs(registry)):
         return
+    if registry.packs.is_bare():
+        raise StorageError(
+            f"there is nothing at all in {registry.home.packs_url}, where {len(lost)} packs should be",
+            hint="mount it; if they are lost for good, `pragreg repair` encodes again what they held",
+        )
     with registry.catalog.write() as session:
         lock_packs(session)
         # A build beside this one may have moved what they held before they were listed, or written them anew.

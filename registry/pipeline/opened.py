@@ -91,7 +91,7 @@ class Registry:
         """Put a pack into the store by ``write``, and into the catalog by ``record``: the only way to add one.
 
         First the bytes, then the catalog, which never points at what is not there. Whoever deletes files that no row
-        names (see ``registry.upkeep.collect``) may take this one in between; then it is written again. Both are done
+        names (see ``registry.upkeep.gc.collect``) may take this one in between; then it is written again. Both are done
         anew in that case, so they must not count on being called once.
 
         Raises:

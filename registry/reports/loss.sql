@@ -27,7 +27,7 @@ chosen AS NOT MATERIALIZED (
             OR recipe_id IN (SELECT id FROM recipes WHERE digest LIKE CAST(:recipe AS text) || '%')
         )
 ),
-ends AS MATERIALIZED (SELECT min(loss) AS low, (max(loss) - min(loss)) / :parts AS width FROM chosen),
+ends AS MATERIALIZED (SELECT min(loss) AS low, (max(loss) - min(loss)) / nullif(:parts, 0) AS width FROM chosen),
 -- Recipe and part in one number, since to sort by one is faster.
 placed AS (
     SELECT

@@ -35,11 +35,16 @@ ends AS (
         CASE WHEN max(seconds) > 0.001 THEN ln(max(seconds)) ELSE ln(0.001) END AS high
     FROM chosen
 ),
-scale AS MATERIALIZED (SELECT low, (high - low) / :parts AS width FROM ends),
+scale AS MATERIALIZED (SELECT low, (high - low) / nullif(:parts, 0) AS width FROM ends),
 -- Recipe and part in one number, since to sort by one is faster.
 placed AS (
     SELECT
-        recipe_id * (:parts + 1) + coalesce(CAST(floor((ln(CASE WHEN seconds > 0.001 THEN seconds ELSE 0.001 END) - low) / nullif(width, 0.0)) AS integer), 0)
+        recipe_id * (:parts + 1) + coalesce(
+            CAST(
+                floor((ln(CASE WHEN seconds > 0.001 THEN seconds ELSE 0.001 END) - low) / nullif(width, 0.0)) AS integer
+            ),
+            0
+        )
             AS place,
         count(*) AS adapters
     FROM chosen CROSS JOIN scale

@@ -60,6 +60,9 @@ class PackFiles(Protocol):
     def delete(self, digest: str) -> bool:
         """Remove the file; return whether it was there."""
 
+    def is_bare(self) -> bool:
+        """Return whether there is nothing at all, as where a disk is not mounted."""
+
     def list(self) -> Iterator[StoredPack]:
         """Yield every pack, in order of digest."""
 

@@ -93,6 +93,10 @@ class LocalPackFiles:
             raise storage_error("a pack cannot be deleted from", str(self._root), error) from error
         return True
 
+    def is_bare(self) -> bool:
+        """Return whether the folder is missing or has not even an empty folder in it."""
+        return not self._root.is_dir() or next(self._root.iterdir(), None) is None
+
     def list(self) -> Iterator[StoredPack]:
         """Yield every pack, in order of digest."""
         for path in sorted(self._root.glob(f"[0-9a-f][0-9a-f]/*{SUFFIX}")):

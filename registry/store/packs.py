@@ -192,6 +192,10 @@ class PackStore:
         except FileNotFoundError:
             return False
 
+    def is_bare(self) -> bool:
+        """Return whether the store holds nothing at all, as where a disk is not mounted."""
+        return self._files.is_bare()
+
     def list(self) -> Iterator[StoredPack]:
         """Yield every pack file, in order of digest."""
         return self._files.list()

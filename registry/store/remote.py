@@ -100,6 +100,10 @@ class RemotePackFiles:
             self._fs.rm_file(path)
         return True
 
+    def is_bare(self) -> bool:
+        """Return whether no object is there."""
+        return next(iter(self._find()), None) is None
+
     def list(self) -> Iterator[StoredPack]:
         """Yield every pack, in order of digest."""
         for path, info in self._find():

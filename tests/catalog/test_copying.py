@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, Table, create_engine, select, text, update
 
-from registry.catalog import copying, schema
+from registry.catalog import schema
 from registry.catalog.aliases import set_alias
-from registry.catalog.bulk import PlainRow
-from registry.catalog.copying import CatalogCopy, copy_catalog
 from registry.catalog.dialect import parse_url
 from registry.catalog.engine import open_catalog
 from registry.catalog.models import Base, DocumentRow
 from registry.catalog.references import resolve
+from registry.catalog.transfer import copying
+from registry.catalog.transfer.bulk import PlainRow
+from registry.catalog.transfer.copying import CatalogCopy, copy_catalog
 from registry.errors import BusyError, HomeError, InputError, IntegrityError, StorageError
 from registry.progress import Silent
 from tests.catalog.everything import ODD, counts, fill

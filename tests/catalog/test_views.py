@@ -204,3 +204,18 @@ def test_check_tells_of_views_that_are_not_there(any_url: str) -> None:
             connection.execute(text(statement))
     engine.dispose()
     assert schema.check(any_url) == ["add view: v_packs", "change view: v_aliases"]
+
+
+def test_the_examples_of_the_page_run(workshop: Workshop) -> None:
+    workshop.build([placed(1)])
+    page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "ATTACH" not in block]
+    statements = [statement for block in blocks for statement in block.split(";") if statement.strip()]
+    assert len(statements) >= 4
+    for statement in statements:
+        rows(workshop.catalog, statement)
+    in_python = re.findall(r'"(SELECT [^"]*)"', page)
+    assert in_python
+    for statement in in_python:
+        if ":" not in statement:
+            rows(workshop.catalog, statement)

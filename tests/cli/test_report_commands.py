@@ -14,11 +14,29 @@ import pytest
 from pyarrow import parquet
 
 from cli.sql import parse_parameter
+from registry.catalog import schema
+from registry.catalog.engine import open_catalog
 from registry.errors import UsageError
-from registry.settings import Home
-from tests.cli.conftest import Run
+from registry.records import Document, Place, PlacedDocument
+from registry.settings import Home, create_home
+from tests.catalog.workshop import Workshop
+from tests.cli.conftest import TEXTS, Run
 
 MANY = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) SELECT i FROM n"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A registry with one version of a corpus, handbook@v1, which these tests share, for they cannot change it."""
+    home = create_home(tmp_path_factory.mktemp("filled") / "home")
+    schema.upgrade(home.catalog_url)
+    placed = [
+        PlacedDocument(Document.of(title, text), Place("sayings.jsonl", number, f"s{number}"))
+        for number, (title, text) in enumerate(TEXTS)
+    ]
+    with open_catalog(home.catalog_url) as catalog:
+        Workshop(catalog).build(placed)
+    return home
 
 
 def test_reports_are_listed(run: Run) -> None:

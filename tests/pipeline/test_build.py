@@ -11,7 +11,7 @@ import pytest
 
 from registry.catalog.builds import begin_build
 from registry.catalog.members import members
-from registry.errors import BusyError, InputError, Interrupted, NotFoundError, UsageError
+from registry.errors import BusyError, InputError, Interrupted, NotFoundError, StorageError, UsageError
 from registry.pipeline.build import BuildSummary
 from registry.pipeline.opened import opened
 from registry.pipeline.search import search
@@ -101,6 +101,19 @@ def test_a_lost_pack_is_trained_again(home: Home, run_build: Builder, sample: Sa
     assert again.version.digest == first.version.digest
     with opened(home) as registry:
         registry.adapters(adapters_of(home).values())
+
+
+def test_a_store_that_is_not_mounted_costs_nothing(home: Home, run_build: Builder, tmp_path: Path) -> None:
+    first = run_build()
+    mounted, away = Path(home.packs_url), tmp_path / "away"
+    mounted.rename(away)
+    mounted.mkdir()
+    with pytest.raises(StorageError, match="nothing at all"):
+        run_build()
+    mounted.rmdir()
+    away.rename(mounted)
+    again = run_build()
+    assert (again.trained, again.version.digest) == (0, first.version.digest)
 
 
 def test_the_same_text_twice_is_one_document_with_two_places(run_build: Builder, sample: Sample) -> None:

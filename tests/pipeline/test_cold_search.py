@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from registry.catalog.aliases import set_alias
 from registry.catalog.dialect import parse_url, sqlite_file
 from registry.catalog.engine import Catalog
 from registry.catalog.recipes import add_base_model
-from registry.catalog.references import set_alias
 from registry.errors import HomeError, PragregError
 from registry.pipeline.opened import opened
 from registry.pipeline.search import search

@@ -16,7 +16,7 @@ from registry.pipeline.opened import opened
 from registry.pipeline.search import search
 from registry.progress import Silent
 from registry.settings import Home
-from registry.upkeep.collect import delete_unnamed
+from registry.upkeep.gc.collect import delete_unnamed
 
 Builder = Callable[..., BuildSummary]
 

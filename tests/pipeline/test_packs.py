@@ -20,7 +20,7 @@ from registry.pipeline.opened import MOST_WRITES, Registry
 from registry.records import AdapterLocation, EncodedAdapter, Pack
 from registry.settings import Home
 from registry.store.packs import PackStore
-from registry.upkeep.collect import delete_unnamed
+from registry.upkeep.gc.collect import delete_unnamed
 from tests.catalog.workshop import Workshop, augmentation_of, document, encoded_adapter, placed
 
 

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from registry.catalog.models import utc_now
-from registry.catalog.retention import mark_collected
+from registry.catalog.upkeep.retention import mark_collected
 from registry.errors import NotFoundError
 from registry.pipeline.build import BuildSummary
 from registry.pipeline.opened import opened

@@ -28,7 +28,7 @@ from registry.pipeline.query import Asking, open_asker
 from registry.progress import Silent
 from registry.records import Answer
 from registry.settings import Home, create_home
-from registry.upkeep.collect import CollectRequest, collect
+from registry.upkeep.gc.collect import CollectRequest, collect
 from tests.pipeline.conftest import ROOT, Sample
 from tests.pipeline.side_by_side import CORPORA, ROUNDS, digests, request_of, write_sources
 

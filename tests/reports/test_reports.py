@@ -138,6 +138,7 @@ def test_distributions_hold_every_adapter_in_its_part(filled_catalog: Catalog, n
     assert max(row[f"to_{edge}"] for row in found) == pytest.approx(max(values))
     for digest in {row["recipe_digest"] for row in found}:
         assert sum(row["share"] for row in found if row["recipe_digest"] == digest) == pytest.approx(1)
+    assert sum(row["adapters"] for row in run(filled_catalog, name, parts=0)) == 11
     only = run(filled_catalog, name, recipe=NEWER.digest[:8])
     assert [row["adapters"] for row in only] == [3], "all of them are equal: one part"
 

@@ -15,10 +15,10 @@ from sqlalchemy import URL, create_engine
 
 from registry.catalog import schema
 from registry.catalog.aliases import set_alias
-from registry.catalog.copying import copy_catalog
 from registry.catalog.engine import open_catalog
 from registry.catalog.references import resolve
 from registry.catalog.task_adapters import add_task_adapter
+from registry.catalog.transfer.copying import copy_catalog
 from registry.digests import sha256_hex
 from registry.pipeline.build import BuildRequest, build
 from registry.pipeline.recipes import RecipeRequest

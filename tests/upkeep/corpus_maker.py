@@ -30,8 +30,8 @@ from registry.recipe import Recipe
 from registry.records import EncodedAdapter, Pack, TaskAdapter, Version
 from registry.settings import Home
 from registry.store.packs import PackStore
-from registry.upkeep.collect import collect
-from registry.upkeep.collection import CollectReport, CollectRequest
+from registry.upkeep.gc.collect import collect
+from registry.upkeep.gc.collection import CollectReport, CollectRequest
 from registry.upkeep.processes import is_alive
 from tests.catalog.workshop import BASE_MODEL, TRAINING, augmentation_of, document, placed
 

@@ -35,8 +35,8 @@ from registry.pipeline.recipes import RecipeRequest
 from registry.progress import Silent
 from registry.records import Version
 from registry.settings import Home, create_home
-from registry.upkeep.collect import collect
-from registry.upkeep.collection import CollectRequest
+from registry.upkeep.gc.collect import collect
+from registry.upkeep.gc.collection import CollectRequest
 from registry.upkeep.readers import reading
 
 # Imported here so that no fork has to.

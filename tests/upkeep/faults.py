@@ -23,8 +23,8 @@ from registry.catalog.augmentations import add_augmentations
 from registry.catalog.engine import open_catalog
 from registry.catalog.members import members
 from registry.catalog.names import sqlite_path
-from registry.catalog.pack_table import pack_tables
 from registry.catalog.references import list_versions
+from registry.catalog.upkeep.pack_table import pack_tables
 from registry.catalog.versions import version_digest
 from registry.digests import sha256_hex
 from registry.index import VersionIndex

@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def unmarked(session: Any) -> list[Any]:
-    from registry.catalog.retention import Retention, judge_versions
+    from registry.catalog.upkeep.retention import Retention, judge_versions
 
     return [item.version for item in judge_versions(session, Retention(utc_now()))]
 

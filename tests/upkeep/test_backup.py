@@ -16,17 +16,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from registry.catalog import schema, snapshots
+from registry.catalog import schema
 from registry.catalog.builds import stage
 from registry.catalog.engine import open_catalog
 from registry.catalog.models import BuildItemRow, BuildRow, PackRow
+from registry.catalog.transfer import snapshots
 from registry.errors import BusyError, HomeError, InputError, NotFoundError, StorageError, UsageError
+from registry.pipeline.restore import restore
 from registry.progress import Silent
 from registry.settings import Home, create_home
 from registry.store.packs import PackStore
-from registry.upkeep import backup as backup_module
-from registry.upkeep.backup import back_up
-from registry.upkeep.restore import restore
+from registry.upkeep.backup import backup as backup_module
+from registry.upkeep.backup.backup import back_up
 from tests.catalog.everything import fill
 from tests.catalog.workshop import placed
 from tests.upkeep.press import held, pressing

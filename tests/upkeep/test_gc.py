@@ -25,8 +25,8 @@ from registry.recipe import Recipe
 from registry.records import Document
 from registry.settings import create_home
 from registry.store.packs import PackStore
-from registry.upkeep.collect import delete_unnamed
-from registry.upkeep.collection import CollectReport
+from registry.upkeep.gc.collect import delete_unnamed
+from registry.upkeep.gc.collection import CollectReport
 from registry.upkeep.readers import reading
 from tests.catalog.workshop import BASE_MODEL, document, placed
 from tests.upkeep.corpus_maker import ADAPTER_BYTES, CorpusMaker, adapter_of, files_below, size_below
@@ -287,7 +287,7 @@ def test_an_alias_that_is_set_meanwhile_keeps_its_version(small: CorpusMaker, mo
     small.build({0: 0})
     small.build({0: 1})
     small.age()
-    from registry.upkeep import collect as module
+    from registry.upkeep.gc import collect as module
 
     decide = module._decide
 

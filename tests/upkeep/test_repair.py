@@ -21,19 +21,19 @@ from registry.catalog.references import list_versions
 from registry.digests import sha256_hex
 from registry.encoding.pool import encode_groups
 from registry.errors import BusyError, NotFoundError
-from registry.pipeline import repair_encode
 from registry.pipeline.build import build
 from registry.pipeline.opened import opened
-from registry.pipeline.repair import Outcome, RepairReport, RepairRequest, repair
+from registry.pipeline.repair import encode as repair_encode
+from registry.pipeline.repair.run import Outcome, RepairReport, RepairRequest, repair
 from registry.progress import Silent
 from registry.records import EncodedAdapter
 from registry.settings import Home
 from registry.store import PackStore
 from registry.store.files import storage_error
 from registry.store.local import LocalPackFiles
-from registry.upkeep.backup import back_up
+from registry.upkeep.backup.backup import back_up
 from registry.upkeep.findings import KINDS
-from registry.upkeep.verify import VerifyReport, VerifyRequest, verify
+from registry.upkeep.verify.run import VerifyReport, VerifyRequest, verify
 from tests.upkeep import faults
 from tests.upkeep.conftest import BuiltRegistry
 from tests.upkeep.faults import CORPUS, FAULTS, Fault

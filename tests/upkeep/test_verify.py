@@ -22,8 +22,8 @@ from registry.progress import Silent
 from registry.settings import Home
 from registry.store import PackStore
 from registry.upkeep.findings import KINDS
-from registry.upkeep.resuming import PROGRESS_FILE
-from registry.upkeep.verify import VerifyReport, VerifyRequest, verify
+from registry.upkeep.verify.resuming import PROGRESS_FILE
+from registry.upkeep.verify.run import VerifyReport, VerifyRequest, verify
 from tests.upkeep import faults
 from tests.upkeep.faults import FAULTS, Fault
 

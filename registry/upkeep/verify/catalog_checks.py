@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from registry.catalog.checks import (
+from registry.catalog.chunks import chunked
+from registry.catalog.upkeep.checks import (
     Altered,
     altered_augmentations,
     altered_documents,
@@ -15,8 +16,7 @@ from registry.catalog.checks import (
     running_builds,
     staging_left,
 )
-from registry.catalog.chunks import chunked
-from registry.catalog.version_checks import (
+from registry.catalog.upkeep.version_checks import (
     Members,
     Overlap,
     VersionState,
@@ -30,9 +30,9 @@ from registry.catalog.version_checks import (
 )
 from registry.digests import short
 from registry.progress import Progress
-from registry.upkeep.asking import Asking
 from registry.upkeep.findings import Finding
 from registry.upkeep.processes import is_alive
+from registry.upkeep.verify.asking import Asking
 
 
 class CatalogChecks:

@@ -13,10 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry.catalog.builds import IsAlive
-from registry.catalog.checks import running_builds, staging_left
 from registry.catalog.chunks import chunked
 from registry.catalog.dialect import BULK, insert_new
 from registry.catalog.models import AdapterInputRow, AdapterRow, Base, BuildAdapterRow, BuildItemRow, BuildRow, utc_now
+from registry.catalog.upkeep.checks import running_builds, staging_left
 
 Row = dict[str, Any]
 

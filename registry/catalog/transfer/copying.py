@@ -13,7 +13,10 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.catalog import dialect, schema
 from registry.catalog.builds import IsAlive
-from registry.catalog.bulk import (
+from registry.catalog.engine import open_catalog
+from registry.catalog.failures import reason_of, translated
+from registry.catalog.models import Base, BuildRow, CorpusRow
+from registry.catalog.transfer.bulk import (
     PlainRow,
     encode_rows,
     has_rows,
@@ -22,9 +25,6 @@ from registry.catalog.bulk import (
     settle_tables,
     write_rows,
 )
-from registry.catalog.engine import open_catalog
-from registry.catalog.failures import reason_of, translated
-from registry.catalog.models import Base, BuildRow, CorpusRow
 from registry.errors import BusyError, HomeError, IntegrityError
 from registry.progress import Progress
 

@@ -10,12 +10,12 @@ from registry.catalog.engine import Catalog
 from registry.progress import Progress
 from registry.settings import Home
 from registry.store.packs import PackStore
-from registry.upkeep.asking import Asking
-from registry.upkeep.catalog_checks import CatalogChecks
 from registry.upkeep.findings import KINDS, Finding
-from registry.upkeep.index_checks import IndexChecks
-from registry.upkeep.pack_checks import PackChecks
-from registry.upkeep.resuming import CheckedPacks
+from registry.upkeep.verify.asking import Asking
+from registry.upkeep.verify.catalog_checks import CatalogChecks
+from registry.upkeep.verify.index_checks import IndexChecks
+from registry.upkeep.verify.pack_checks import PackChecks
+from registry.upkeep.verify.resuming import CheckedPacks
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from registry.catalog.collecting import PackUse, live_locations, replace_sparse
 from registry.catalog.engine import Catalog
-from registry.catalog.liveness import Protection
+from registry.catalog.upkeep.collecting import PackUse, live_locations, replace_sparse
+from registry.catalog.upkeep.liveness import Protection
 from registry.digests import short
 from registry.errors import IntegrityError
 from registry.store.packs import PackStore

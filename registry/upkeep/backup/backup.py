@@ -23,12 +23,12 @@ from pathlib import Path
 
 from registry.catalog import schema
 from registry.catalog.engine import open_catalog
-from registry.catalog.snapshots import Snapshot, take_snapshot
+from registry.catalog.transfer.snapshots import Snapshot, take_snapshot
 from registry.errors import BusyError, StorageError, UsageError
 from registry.progress import Progress
 from registry.settings import SETTINGS_FILE, Home
 from registry.store.packs import PackStore
-from registry.upkeep.pack_copies import PackFault, copy_packs
+from registry.upkeep.backup.pack_copies import PackFault, copy_packs
 
 FORMAT = 1
 DESCRIPTION = "backup.json"

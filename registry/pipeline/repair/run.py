@@ -18,8 +18,8 @@ from typing import Literal
 from registry.catalog.engine import open_catalog
 from registry.errors import BusyError, NotFoundError, StorageError
 from registry.pipeline.opened import Registry, opened
-from registry.pipeline.repair_bench import RESTORE, Bench, Note
-from registry.pipeline.repair_catalog import (
+from registry.pipeline.repair.bench import RESTORE, Bench, Note
+from registry.pipeline.repair.catalog import (
     end_builds,
     mend_augmentations,
     mend_documents,
@@ -28,16 +28,16 @@ from registry.pipeline.repair_catalog import (
     mend_rows,
     of_kinds,
 )
-from registry.pipeline.repair_indexes import mend_indexes
-from registry.pipeline.repair_packs import LOST, PACKS, mend_packs
-from registry.pipeline.repair_versions import mend_versions
+from registry.pipeline.repair.indexes import mend_indexes
+from registry.pipeline.repair.packs import LOST, PACKS, mend_packs
+from registry.pipeline.repair.versions import mend_versions
 from registry.progress import Progress
 from registry.settings import Home
 from registry.store.packs import PackStore
-from registry.upkeep.backup import CATALOG
-from registry.upkeep.backup import PACKS as BACKUP_PACKS
+from registry.upkeep.backup.backup import CATALOG
+from registry.upkeep.backup.backup import PACKS as BACKUP_PACKS
 from registry.upkeep.findings import Finding
-from registry.upkeep.verify import VerifyRequest, verify
+from registry.upkeep.verify.run import VerifyRequest, verify
 
 Result = Literal["mended", "left", "not mended", "planned"]
 """Mended; left to `pragreg gc`; not mended; or, in a dry run, what would be tried."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.catalog.engine import Catalog
-from registry.catalog.repairs_rows import (
+from registry.catalog.upkeep.repairs_rows import (
     Row,
     clear_dangling_builds,
     clear_staging,
@@ -20,7 +20,7 @@ from registry.catalog.repairs_rows import (
     fetch_missing,
     remove_dangling,
 )
-from registry.catalog.repairs_versions import (
+from registry.catalog.upkeep.repairs_versions import (
     augmentations_by_digest,
     corpora,
     name_latest,
@@ -33,7 +33,7 @@ from registry.catalog.repairs_versions import (
 )
 from registry.documents import ReadOptions, read_documents
 from registry.errors import PragregError, StorageError
-from registry.pipeline.repair_bench import RESTORE, Bench
+from registry.pipeline.repair.bench import RESTORE, Bench
 from registry.records import Document
 from registry.settings import user_name
 from registry.upkeep.findings import Finding

@@ -1,4 +1,4 @@
-"""Restoring a registry from a backup, into a home that is new or has nothing in it."""
+"""Packs and catalog of a backup into a home that is new or has nothing in it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from registry.catalog.engine import open_catalog
-from registry.catalog.snapshots import load_snapshot, prepare_snapshot, require_empty
+from registry.catalog.transfer.snapshots import load_snapshot, prepare_snapshot, require_empty
 from registry.errors import InputError, NotFoundError, StorageError, UsageError
 from registry.progress import Progress
 from registry.settings import DEFAULT_BASE_MODEL, SETTINGS_FILE, Home, create_home, open_home
 from registry.store.packs import PackStore
-from registry.upkeep.backup import CATALOG, DESCRIPTION, FORMAT, PACKS
-from registry.upkeep.pack_copies import PackFault, copy_packs
+from registry.upkeep.backup.backup import CATALOG, DESCRIPTION, FORMAT, PACKS
+from registry.upkeep.backup.pack_copies import PackFault, copy_packs
 
 _SCRATCH = "restore.sqlite.partial"
 _ENDED = "the registry was restored from a backup that was made while this build ran"
@@ -36,14 +36,13 @@ class RestoreReport:
     elapsed_seconds: float
 
 
-def restore(
+def restore_bytes(
     folder: Path, path: Path, progress: Progress, *, catalog_url: str | None = None, packs_url: str | None = None
 ) -> RestoreReport:
     """Make the registry home ``path`` from the backup in ``folder``, with its catalog and packs where they are wanted.
 
     The packs come first, each hashed, then the catalog in one transaction: after a kill the same restore goes on.
-    Damaged packs are reported, and all the rest is restored. Builds that ran in the backup end as interrupted; indexes
-    are made when they are first asked for.
+    Damaged packs are reported, and all the rest is restored. Builds that ran in the backup end as interrupted.
 
     Raises:
         NotFoundError: there is no backup in the folder.

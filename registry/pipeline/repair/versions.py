@@ -7,9 +7,17 @@ from itertools import pairwise
 
 from sqlalchemy.orm import Session
 
-from registry.catalog.repairs_versions import Range, Ranges, corpora, ranges_of, set_counters, set_identity, set_ranges
-from registry.catalog.version_checks import VersionState, counted_members, member_digests, version_states
-from registry.pipeline.repair_bench import RESTORE, Bench
+from registry.catalog.upkeep.repairs_versions import (
+    Range,
+    Ranges,
+    corpora,
+    ranges_of,
+    set_counters,
+    set_identity,
+    set_ranges,
+)
+from registry.catalog.upkeep.version_checks import VersionState, counted_members, member_digests, version_states
+from registry.pipeline.repair.bench import RESTORE, Bench
 from registry.upkeep.findings import Finding
 
 

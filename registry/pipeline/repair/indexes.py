@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from registry.index import VersionIndex
-from registry.pipeline.repair_bench import Bench
+from registry.pipeline.repair.bench import Bench
 from registry.upkeep.findings import Finding
 
 

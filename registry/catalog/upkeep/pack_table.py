@@ -21,7 +21,7 @@ from registry.catalog.models import (
     VersionRow,
 )
 from registry.catalog.recipes import get_recipe
-from registry.catalog.version_checks import ENDLESS
+from registry.catalog.upkeep.version_checks import ENDLESS
 from registry.errors import IntegrityError, UsageError
 from registry.recipe import Recipe
 from registry.records import AdapterLocation

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from registry.catalog.chunks import KEYS, chunked
-from registry.catalog.collecting import (
+from registry.catalog.engine import Catalog
+from registry.catalog.upkeep.collecting import (
     PackPlan,
     PackUse,
     clear_left_staging,
@@ -31,9 +32,8 @@ from registry.catalog.collecting import (
     plan_packs,
     unnamed_packs,
 )
-from registry.catalog.engine import Catalog
-from registry.catalog.liveness import Protection
-from registry.catalog.retention import (
+from registry.catalog.upkeep.liveness import Protection
+from registry.catalog.upkeep.retention import (
     JudgedVersion,
     Retention,
     indexed_digests,
@@ -45,11 +45,11 @@ from registry.progress import Progress
 from registry.records import Version
 from registry.settings import Home
 from registry.store.packs import PackStore
-from registry.upkeep.collection import ADAPTERS, CollectReport, CollectRequest, Freed, KeptVersion
+from registry.upkeep.gc.collection import ADAPTERS, CollectReport, CollectRequest, Freed, KeptVersion
+from registry.upkeep.gc.rewriting import batches, rewrite
+from registry.upkeep.gc.sweeping import partial_files, sweep_indexes, unknown_packs
 from registry.upkeep.processes import is_alive
 from registry.upkeep.readers import being_read, no_new_readers
-from registry.upkeep.rewriting import batches, rewrite
-from registry.upkeep.sweeping import partial_files, sweep_indexes, unknown_packs
 
 DELETIONS = 16
 """Files deleted in one transaction: other writers wait for its end, and object storages need 0.1 s for one."""

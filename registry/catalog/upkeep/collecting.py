@@ -15,18 +15,6 @@ from sqlalchemy.orm import Session
 from registry.catalog.adapters import add_pack
 from registry.catalog.chunks import chunked
 from registry.catalog.dialect import BULK, lock_builds_and_packs, lock_packs, refresh_statistics
-from registry.catalog.liveness import (
-    ENDLESS,
-    GOING,
-    LIVE,
-    LOST,
-    Protection,
-    fill,
-    find_live,
-    find_live_in,
-    find_roots,
-    scratch_tables,
-)
 from registry.catalog.models import (
     AdapterLocationRow,
     AdapterRow,
@@ -40,6 +28,18 @@ from registry.catalog.models import (
     VersionRow,
 )
 from registry.catalog.models.base import BigInt
+from registry.catalog.upkeep.liveness import (
+    ENDLESS,
+    GOING,
+    LIVE,
+    LOST,
+    Protection,
+    fill,
+    find_live,
+    find_live_in,
+    find_roots,
+    scratch_tables,
+)
 from registry.records import AdapterLocation, Pack
 
 SPARSE = 4

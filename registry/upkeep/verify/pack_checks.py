@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from registry.catalog.adapters import pack_digests
 from registry.catalog.chunks import chunked
-from registry.catalog.pack_table import (
+from registry.catalog.upkeep.pack_table import (
     PackTable,
     Unused,
     adapters_without_place,
@@ -20,7 +20,7 @@ from registry.catalog.pack_table import (
     task_adapters,
     unused_adapters,
 )
-from registry.catalog.version_checks import references_of_adapters, references_of_recipes
+from registry.catalog.upkeep.version_checks import references_of_adapters, references_of_recipes
 from registry.digests import short
 from registry.errors import IntegrityError, StorageError
 from registry.progress import Progress
@@ -30,9 +30,9 @@ from registry.store.files import StoredPack
 from registry.store.layout import AdapterLayout
 from registry.store.packs import PackStore, header_of
 from registry.store.scan import PackScan, read_header, scan
-from registry.upkeep.asking import Asking
 from registry.upkeep.findings import Finding
-from registry.upkeep.resuming import CheckedPacks
+from registry.upkeep.verify.asking import Asking
+from registry.upkeep.verify.resuming import CheckedPacks
 
 _AHEAD = 4
 """Packs that wait for each thread, so that none waits for the catalog."""

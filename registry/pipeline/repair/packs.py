@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from registry.catalog.adapters import forget_packs
-from registry.catalog.collecting import unnamed_packs
 from registry.catalog.dialect import lock_packs
-from registry.catalog.pack_table import PackTable, adapters_without_place, pack_tables, task_adapters
 from registry.catalog.recipes import get_recipe
-from registry.catalog.repairs import packs_holding, recipes_of_adapters, set_table
+from registry.catalog.upkeep.collecting import unnamed_packs
+from registry.catalog.upkeep.pack_table import PackTable, adapters_without_place, pack_tables, task_adapters
+from registry.catalog.upkeep.repairs import packs_holding, recipes_of_adapters, set_table
 from registry.errors import PragregError, StorageError
-from registry.pipeline.repair_bench import RESTORE, Bench, Note
-from registry.pipeline.repair_encode import ReEncoding
-from registry.pipeline.repair_sources import AdapterSource, copies_of_adapters, is_of_use
+from registry.pipeline.repair.bench import RESTORE, Bench, Note
+from registry.pipeline.repair.encode import ReEncoding
+from registry.pipeline.repair.sources import AdapterSource, copies_of_adapters, is_of_use
 from registry.recipe import Recipe
 from registry.store.headers import Bytes
 from registry.store.salvage import sound_adapters

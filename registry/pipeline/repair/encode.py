@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 from registry.base_model import choose_device
 from registry.catalog.adapters import add_pack
 from registry.catalog.recipes import get_base_model, get_recipe
-from registry.catalog.repairs import Member, give_instead, located, training_groups
-from registry.catalog.repairs_versions import is_own
+from registry.catalog.upkeep.repairs import Member, give_instead, located, training_groups
+from registry.catalog.upkeep.repairs_versions import is_own
 from registry.digests import short
 from registry.encoding.pool import encode_groups
 from registry.errors import EncodingError, Interrupted, PragregError, UsageError
 from registry.pipeline.encode import SAMPLE_DOCUMENTS
 from registry.pipeline.recipes import Chosen, files_of, read_task_adapter
-from registry.pipeline.repair_bench import Bench
+from registry.pipeline.repair.bench import Bench
 from registry.pipeline.sizing import Sizing, Wanted, size_groups
 from registry.records import EncodedAdapter, Pack
 from registry.store.headers import Bytes

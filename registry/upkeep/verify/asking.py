@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from registry.catalog.checks import database_problems
 from registry.catalog.engine import Catalog
+from registry.catalog.upkeep.checks import database_problems
 from registry.errors import PragregError
 from registry.upkeep.findings import Finding
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from registry.catalog.version_checks import VersionState, document_digests, version_states
+from registry.catalog.upkeep.version_checks import VersionState, document_digests, version_states
 from registry.errors import PragregError
 from registry.index import VersionIndex
 from registry.index.checking import Seen, damaged_files, is_being_built, size_bytes_of
 from registry.index.folders import read_description
 from registry.progress import Progress
 from registry.settings import Home
-from registry.upkeep.asking import Asking
 from registry.upkeep.findings import Finding
+from registry.upkeep.verify.asking import Asking
 
 
 class IndexChecks:

@@ -13,12 +13,12 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalog import dialect, schema
-from registry.catalog.bulk import has_rows
-from registry.catalog.copying import TABLES, copy_catalog
 from registry.catalog.dialect import BULK
 from registry.catalog.engine import open_catalog
 from registry.catalog.failures import translated
 from registry.catalog.models import BuildAdapterRow, BuildItemRow, BuildRow, PackRow, VersionRow, utc_now
+from registry.catalog.transfer.bulk import has_rows
+from registry.catalog.transfer.copying import TABLES, copy_catalog
 from registry.errors import HomeError, StorageError
 from registry.progress import Progress
 
