@@ -62,7 +62,7 @@ def sql(
     pragreg sql "SELECT corpus, documents FROM v_corpora"
     pragreg sql "SELECT * FROM v_builds WHERE corpus = :name" -p name=handbook --format csv
     """
-    from registry.catalog.read_only import open_read_only
+    from registry.catalog.read_only.connection import open_read_only
 
     chosen = chosen_style(style, as_json, out)
     text = sys.stdin.read() if query == "-" else query

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-from registry.catalog.read_only import ReadOnly, Row, open_read_only
+from registry.catalog.read_only.connection import ReadOnly, Row, open_read_only
 from registry.errors import NotFoundError, UsageError
 from registry.reports.definitions import Parameter, Report
 

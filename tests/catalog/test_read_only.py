@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 from registry.catalog import schema
 from registry.catalog.dialect import parse_url
 from registry.catalog.engine import open_catalog
-from registry.catalog.read_only import ReadOnly, open_read_only
-from registry.catalog.statements import parse_statement
+from registry.catalog.read_only.connection import ReadOnly, open_read_only
+from registry.catalog.read_only.statements import parse_statement
 from registry.catalog.views import VIEWS
 from registry.errors import HomeError, PragregError, UsageError
 from tests.catalog.workshop import Workshop, placed

@@ -15,7 +15,7 @@ from registry.catalog import schema
 from registry.catalog.builds import stage
 from registry.catalog.dialect import parse_url
 from registry.catalog.engine import Catalog, open_catalog
-from registry.catalog.read_only import open_read_only
+from registry.catalog.read_only.connection import open_read_only
 from registry.catalog.references import resolve
 from registry.catalog.versions import set_alias
 from registry.catalog.views import VIEWS, views_markdown

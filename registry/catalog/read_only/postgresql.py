@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL
 
 from registry.catalog import dialect
-from registry.catalog.querying import (
+from registry.catalog.read_only.querying import (
     Clock,
     ReadOnly,
     Result,
@@ -20,7 +20,7 @@ from registry.catalog.querying import (
     refused,
     wrong_query,
 )
-from registry.catalog.statements import Statement
+from registry.catalog.read_only.statements import Statement
 
 if TYPE_CHECKING:
     import psycopg

@@ -11,7 +11,7 @@ from datetime import time as clock
 from decimal import Decimal
 from typing import Any, Protocol
 
-from registry.catalog.statements import Statement, line_and_column, parse_statement, pointed_at
+from registry.catalog.read_only.statements import Statement, line_and_column, parse_statement, pointed_at
 from registry.catalog.views import VIEWS
 from registry.errors import UsageError
 

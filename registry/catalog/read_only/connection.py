@@ -20,10 +20,10 @@ from contextlib import contextmanager
 
 from registry.catalog import dialect
 from registry.catalog.failures import translated
-from registry.catalog.postgresql_reader import open_postgresql
-from registry.catalog.querying import READING_WORDS, ReadOnly, Result, Row
+from registry.catalog.read_only.postgresql import open_postgresql
+from registry.catalog.read_only.querying import READING_WORDS, ReadOnly, Result, Row
+from registry.catalog.read_only.sqlite import open_sqlite
 from registry.catalog.revisions import refuse_other_schema
-from registry.catalog.sqlite_reader import open_sqlite
 
 __all__ = ["READING_WORDS", "ReadOnly", "Result", "Row", "open_read_only"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from registry.catalog.dialect import LOCK_SECONDS
-from registry.catalog.querying import (
+from registry.catalog.read_only.querying import (
     Clock,
     ReadOnly,
     Result,
@@ -24,7 +24,7 @@ from registry.catalog.querying import (
     refused,
     wrong_query,
 )
-from registry.catalog.statements import Statement
+from registry.catalog.read_only.statements import Statement
 from registry.errors import UsageError
 
 _READING_PRAGMAS = (
