@@ -46,6 +46,7 @@ from benchmarks.faulty import (
 )
 
 HERE = Path(__file__).parent
+COUNTED = {KILL: "changes of files", FULL: "writes", UNREADABLE: "reads"}
 FAULTS = {"killed": KILL, "disk full": FULL, "read error": UNREADABLE}
 
 
@@ -54,7 +55,7 @@ class Tally:
     """What happened in all cases of one fault and operation."""
 
     runs: int = 0
-    hit: int = 0
+    failed: int = 0
     unreadable: int = 0
     unequal: int = 0
     tracebacks: int = 0
@@ -72,8 +73,11 @@ def main() -> None:
     options = parser.parse_args()
     if LIBRARY not in os.environ:
         _preload()
-    with tempfile.TemporaryDirectory(prefix="pragreg-faults-") as folder:
-        run_all(Path(folder), options)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pragreg-faults-") as folder:
+            run_all(Path(folder), options)
+    finally:
+        shutil.rmtree(Path(os.environ[LIBRARY]).parent)
 
 
 def _preload() -> None:
@@ -94,8 +98,9 @@ def run_all(folder: Path, options: argparse.Namespace) -> None:
     operations = make_operations(folder)
     undisturbed = {one.name: undisturbed_run(folder, one) for one in operations}
     for one in operations:
-        ran, _ = undisturbed[one.name]
-        print(f"- {one.name}: {ran.seconds:.2f} s and {ran.calls} changes of files when undisturbed", flush=True)
+        runs, _ = undisturbed[one.name]
+        calls = ", ".join(f"{runs[kind].calls} {name}" for kind, name in COUNTED.items())
+        print(f"- {one.name} undisturbed: {runs[KILL].seconds:.2f} s, {calls}", flush=True)
     tallies: dict[tuple[str, str], Tally] = {}
     cases = [("killed", one) for one in _share(operations, options.kills)]
     cases += [("disk full", one) for one in _share(operations, options.full)]
@@ -103,8 +108,7 @@ def run_all(folder: Path, options: argparse.Namespace) -> None:
     started = time.perf_counter()
     for number, (fault, operation) in enumerate(cases):
         tally = tallies.setdefault((fault, operation.name), Tally())
-        ran, state = undisturbed[operation.name]
-        _case(folder, number, fault, operation, ran, state, chance, tally, keep=options.keep)
+        _case(folder, number, fault, operation, undisturbed[operation.name], chance, tally, keep=options.keep)
     whole = operations[0].template
     for number in range(options.damaged):
         how = ("truncated", "flipped bit")[number % 2]
@@ -137,23 +141,19 @@ def _case(
     number: int,
     fault: str,
     operation: Operation,
-    undisturbed: Ran,
-    wanted: Any,
+    undisturbed: tuple[dict[int, Ran], Any],
     chance: random.Random,
     tally: Tally,
     *,
     keep: bool,
 ) -> None:
     started = time.perf_counter()
-    registry = copy(operation.template, folder / f"case-{number}")
+    registry = Registry(folder / f"case-{number}")
+    runs, wanted = undisturbed
+    ran = _hit(registry, operation, FAULTS[fault], runs, chance, by_time=fault == "killed" and number % 2 == 1)
     before = operation.name != "repair"
-    if fault == "killed" and number % 2:
-        ran = run(registry, operation.commands, kill_after=chance.uniform(0, undisturbed.seconds))
-    else:
-        # There are about as many reads as changes.
-        ran = run(registry, operation.commands, fault=(FAULTS[fault], chance.randrange(max(1, undisturbed.calls))))
     tally.runs += 1
-    tally.hit += ran.status != 0
+    tally.failed += ran.status != 0
     tally.tracebacks += "Traceback" in ran.said or "is a bug in pragreg" in ran.said
     note = f"{fault} in {operation.name}, case {number}: exit {ran.status}"
     unread = unreadable(registry) if before else []
@@ -172,6 +172,23 @@ def _case(
     shutil.rmtree(registry.folder)
 
 
+def _hit(
+    registry: Registry, operation: Operation, kind: int, runs: dict[int, Ran], chance: random.Random, *, by_time: bool
+) -> Ran:
+    """Run an operation on a fresh copy until a fault meets it: a random moment or call may come too late."""
+    while True:
+        copy(operation.template, registry.folder)
+        if by_time:
+            ran = run(registry, operation.commands, kill_after=chance.uniform(0, runs[kind].seconds))
+            is_hit = ran.was_killed
+        else:
+            call = chance.randrange(runs[kind].calls)
+            ran = run(registry, operation.commands, fault=(kind, call if kind != UNREADABLE else call + 1))
+            is_hit = ran.was_killed or ran.calls > call
+        if is_hit:
+            return ran
+
+
 def _damage_case(
     folder: Path, number: int, how: str, template: Registry, chance: random.Random, tally: Tally, *, keep: bool
 ) -> None:
@@ -186,7 +203,6 @@ def _damage_case(
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     pack.write_bytes(data)
     tally.runs += 1
-    tally.hit += 1
     mended = _mend(registry, tally)
     found = state(registry)
     equal = mended and found == wanted
@@ -224,11 +240,11 @@ def _difference(wanted: Any, found: Any) -> str:
 
 
 def _print_table(tallies: dict[tuple[str, str], Tally], elapsed_seconds: float) -> None:
-    print("\n| fault | in | runs | hit | needed mending | unreadable versions | unequal in the end | tracebacks |")
+    print("\n| fault | in | hits | command failed | mended | unreadable versions | unequal at the end | tracebacks |")
     print("|---|---|---|---|---|---|---|---|")
     for (fault, operation), tally in tallies.items():
         print(
-            f"| {fault} | {operation} | {tally.runs} | {tally.hit} | {tally.mended} | {tally.unreadable} "
+            f"| {fault} | {operation} | {tally.runs} | {tally.failed} | {tally.mended} | {tally.unreadable} "
             f"| {tally.unequal} | {tally.tracebacks} |"
         )
     findings: Counter[str] = Counter()

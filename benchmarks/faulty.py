@@ -62,6 +62,10 @@ class Ran:
     seconds: float
     calls: int
 
+    @property
+    def was_killed(self) -> bool:
+        return self.status == -signal.SIGKILL
+
 
 def make_operations(folder: Path) -> list[Operation]:
     """Make the registry that cases start from, one with a cut pack for `repair`, one with old versions for `gc`."""
@@ -121,13 +125,15 @@ def _write_inputs(registry: Registry) -> None:
         registry.sources(number).write_text("".join(json.dumps(record) + "\n" for record in chosen))
 
 
-def undisturbed_run(folder: Path, operation: Operation) -> tuple[Ran, Any]:
-    """Return how long an operation takes, how many changes of files it makes, and the state that it ends in."""
-    registry = copy(operation.template, folder / f"undisturbed-{operation.name}")
-    ran = run(registry, operation.commands, fault=(KILL, NEVER))
-    if ran.status != 0:
-        raise SystemExit(f"{operation.name} failed without a fault: {ran.said}")
-    return ran, state(registry)
+def undisturbed_run(folder: Path, operation: Operation) -> tuple[dict[int, Ran], Any]:
+    """Return how long an operation takes and how many calls a fault of each kind can hit, and the state it ends in."""
+    runs = {}
+    for kind in (KILL, FULL, UNREADABLE):
+        registry = copy(operation.template, folder / f"undisturbed-{operation.name}")
+        runs[kind] = run(registry, operation.commands, fault=(kind, NEVER))
+        if runs[kind].status != 0:
+            raise SystemExit(f"{operation.name} failed without a fault: {runs[kind].said}")
+    return runs, state(registry)
 
 
 def copy(template: Registry, folder: Path) -> Registry:

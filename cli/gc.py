@@ -142,7 +142,8 @@ def _write(report: CollectReport, *, show_versions: bool) -> None:
         fate = "collected" if report.done else "to be collected"
         lines = [(version, fate, "") for version in report.collected]
         lines += [
-            (version, "not needed", "nothing of it goes: others have all its adapters") for version in report.spared
+            (version, "not needed", "nothing of it goes: its adapters are in use, or in packs that stay")
+            for version in report.spared
         ]
         lines += [(item.version, "kept", ", ".join(item.reasons)) for item in report.kept]
         write_table(lines, ("version", "fate", "why"))

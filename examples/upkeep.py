@@ -99,7 +99,11 @@ def show_all(transcript: Transcript, documents: Path, augmentations: Path, build
     """Go through everything once; the first build takes the further options."""
     files = write_files(documents, transcript.work / "notes")
     (transcript.work / "augmentations.jsonl").write_bytes(augmentations.read_bytes())
-    print(f"Written by `python examples/upkeep.py`, over {len(files)} documents in a file each.")
+    further = f" -- {shlex.join(build_options)}" if build_options else ""
+    print(
+        f"Written by `python examples/upkeep.py DOCUMENTS AUGMENTATIONS --work FOLDER{further}`, over {len(files)} "
+        "documents in a file each; their identifiers stand for their titles."
+    )
     build_and_change(transcript, files, build_options)
     recipe_and_rollback(transcript)
     damage_and_repair(transcript)
@@ -160,13 +164,12 @@ def recipe_and_rollback(transcript: Transcript) -> None:
 
 def damage_and_repair(transcript: Transcript) -> None:
     """Flip a bit in the largest pack, find it, and mend it."""
-    transcript.say("## A disk that rots")
     packs = transcript.work / HOME / "packs"
     pack = max(packs.glob("??/*.safetensors"), key=lambda path: (path.stat().st_size, path.name))
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 1
     pack.write_bytes(data)
-    transcript.say("One bit in the middle of the largest pack is flipped.")
+    transcript.say("## A disk that rots\n\nOne bit in the middle of the largest pack is flipped.")
     transcript.pragreg("verify")
     transcript.say("The quick check reads no adapter; the deep one does:")
     transcript.pragreg("verify", "--deep", status=IS_DAMAGE)
