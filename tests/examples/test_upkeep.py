@@ -97,6 +97,6 @@ def test_a_corpus_changes_and_nothing_is_lost(
 def test_the_page_shows_what_the_script_does(script: ModuleType) -> None:
     source = (ROOT / "examples" / "upkeep.py").read_text(encoding="utf-8")
     commands = [shlex.split(command) for command, _ in outputs(PAGE.read_text(encoding="utf-8"))]
-    names = re.findall(r'transcript\.pragreg\((?:"(\w+)"|\*BUILD)', source)
+    names = re.findall(r'transcript\.pragreg\(\s*(?:"(\w+)"|\*BUILD)', source)
     assert [command[0] for command in commands] == [name or "build" for name in names]
     assert commands[1][:6] == [*script.BUILD]
