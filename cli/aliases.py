@@ -92,7 +92,7 @@ def alias_history(home: Home, corpus: str, name: str | None, as_json: bool) -> N
     write_records(found, ("name", "from_version", "to_version", "who", "moved_at"), as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Take a corpus back to an earlier version.")
 @corpus_argument
 @click.argument("reference", metavar="REF", shell_complete=complete_corpus)
 @home_option

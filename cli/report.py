@@ -39,7 +39,7 @@ class ReportGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=ReportGroup, invoke_without_command=True)
+@click.group(short_help="Answer a named question about the registry.", cls=ReportGroup, invoke_without_command=True)
 @json_option
 @click.pass_context
 def report(context: click.Context, as_json: bool) -> None:

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
-@click.command()
+@click.command(short_help="Run a query on the catalog; it can change nothing.")
 @click.argument("query")
 @click.option(
     "-p",

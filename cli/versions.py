@@ -85,7 +85,7 @@ def columns_of(lines: list[Any], corpus: str | None) -> list[str]:
     return [name for name in (*COLUMNS, "collected_at") if wanted.get(name, True)]
 
 
-@click.command()
+@click.command(short_help="Show a version.")
 @reference_argument
 @home_option
 @json_option
@@ -109,7 +109,7 @@ def show(home: Home, reference: str, as_json: bool) -> None:
     write_fields(record)
 
 
-@click.command()
+@click.command(short_help="Show what differs between two versions.")
 @click.argument("old", metavar="A", shell_complete=complete_corpus)
 @click.argument("new", metavar="[B]", required=False, shell_complete=complete_corpus)
 @click.option("--text", is_flag=True, help="Show the edits of changed documents.")
