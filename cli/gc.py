@@ -120,6 +120,9 @@ def gc(
     if report.done:
         say(f"freed {size_text(report.size_bytes)}")
         return
+    if not any(item.count for item in report.freed):
+        say("there is nothing to free")
+        return
     again = ["pragreg", "gc", *(f"--corpus={name}" for name in corpora)]
     given = {"--keep-last": keep_last, "--keep-since": keep_since, "--grace": None if grace == "24h" else grace}
     for option, value in given.items():
