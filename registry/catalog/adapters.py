@@ -107,7 +107,7 @@ def forget_covered(session: Session, digests: Iterable[str]) -> list[str]:
     needed = {number for _, number in session.execute(_only_in(given.values()))}
     needed |= set(session.scalars(select(TaskAdapterRow.pack_id).where(TaskAdapterRow.pack_id.in_(given.values()))))
     covered = {digest: number for digest, number in given.items() if number not in needed}
-    _delete_packs(session, covered.values())
+    delete_packs(session, covered.values())
     return sorted(covered)
 
 
@@ -122,11 +122,12 @@ def _only_in(packs: Collection[int]) -> Select[str, int]:
     )
 
 
-def _delete_packs(session: Session, packs: Iterable[int]) -> None:
-    for number in packs:
-        inside = delete(AdapterLocationRow).where(AdapterLocationRow.pack_id == number)
+def delete_packs(session: Session, packs: Iterable[int]) -> None:
+    """Delete the rows of packs (by row id) and of what lies in them."""
+    for chunk in chunked(packs):
+        inside = delete(AdapterLocationRow).where(AdapterLocationRow.pack_id.in_(chunk))
         session.execute(inside, execution_options=BULK)
-        session.execute(delete(PackRow).where(PackRow.id == number), execution_options=BULK)
+        session.execute(delete(PackRow).where(PackRow.id.in_(chunk)), execution_options=BULK)
 
 
 def locate(session: Session, adapter_digests: Iterable[str]) -> dict[str, AdapterLocation]:
@@ -186,7 +187,7 @@ def forget_packs(session: Session, digests: Iterable[str]) -> None:
     for number in forgotten:
         held = update(TaskAdapterRow).where(TaskAdapterRow.pack_id == number)
         session.execute(held.values(pack_id=None, offset=None), execution_options=BULK)
-    _delete_packs(session, forgotten)
+    delete_packs(session, forgotten)
 
 
 def resolve_adapter(session: Session, prefix: str) -> AdapterRecord:

@@ -6,14 +6,13 @@ version needs stays findable, and may be used again, for as long as the pack tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, case, cast, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from registry.catalog.adapters import add_pack
-from registry.catalog.chunks import chunked
+from registry.catalog.adapters import add_pack, delete_packs
 from registry.catalog.dialect import BULK, lock_builds_and_packs, lock_packs, refresh_statistics
 from registry.catalog.models import (
     AdapterLocationRow,
@@ -118,7 +117,7 @@ def forget_dead(session: Session, protection: Protection, packs: Collection[int]
         alive = select(AdapterLocationRow.pack_id).join(LIVE, LIVE.c.adapter_id == AdapterLocationRow.adapter_id)
         dead = and_(PackRow.id.in_(packs), PackRow.id.not_in(alive), ~_holds_task_adapter())
         found = {number: digest for number, digest in session.execute(select(PackRow.id, PackRow.digest).where(dead))}
-    _delete_packs(session, found)
+    delete_packs(session, found)
     return list(found.values())
 
 
@@ -139,7 +138,7 @@ def replace_sparse(
     if not living <= {item.adapter_digest for item in new.adapters}:
         return False
     add_pack(session, new, (), build_id)
-    _delete_packs(session, packs)
+    delete_packs(session, packs)
     return True
 
 
@@ -235,10 +234,3 @@ def _losing(session: Session) -> frozenset[tuple[str, int]]:
 
 def _holds_task_adapter() -> ColumnElement[bool]:
     return select(TaskAdapterRow.id).where(TaskAdapterRow.pack_id == PackRow.id).exists()
-
-
-def _delete_packs(session: Session, packs: Iterable[int]) -> None:
-    for chunk in chunked(packs):
-        inside = delete(AdapterLocationRow).where(AdapterLocationRow.pack_id.in_(chunk))
-        session.execute(inside, execution_options=BULK)
-        session.execute(delete(PackRow).where(PackRow.id.in_(chunk)), execution_options=BULK)
