@@ -11,7 +11,7 @@ import click
 
 from cli.init import packs_place
 from cli.options import home_option, json_option
-from cli.output import FULL_LIST, say, size_text, write_fields, write_json
+from cli.output import FULL_LIST, counted, say, size_text, write_fields, write_json
 from cli.progress import progress_bars
 from registry.errors import IntegrityError
 from registry.settings import DEFAULT_HOME, HOME_VARIABLE, Home, absolute_catalog
@@ -45,7 +45,7 @@ def backup(folder: Path, check: bool, prune: bool, home: Home, as_json: bool) ->
     _say_faults(done.faults)
     if done.faults:
         raise IntegrityError(
-            f"{_counted(done.faults)} of the registry could not be backed up; all the rest is",
+            f"{counted(len(done.faults), 'pack')} of the registry could not be backed up; all the rest is",
             hint="pragreg repair, then the same backup again",
         )
 
@@ -89,7 +89,7 @@ def restore(folder: Path, path: str, catalog: str | None, packs: str | None, as_
     _say_faults(done.faults)
     if done.faults:
         raise IntegrityError(
-            f"{_counted(done.faults)} of the backup could not be restored; all the rest is",
+            f"{counted(len(done.faults), 'pack')} of the backup could not be restored; all the rest is",
             hint=f"pragreg repair --home {quote(str(done.home))}",
         )
 
@@ -99,7 +99,3 @@ def _say_faults(faults: Sequence[PackFault]) -> None:
         say(f"pack {fault.digest}, {size_text(fault.size_bytes)}: {fault.detail}")
     if len(faults) > FULL_LIST:
         say(f"{len(faults) - FULL_LIST} packs more; --json lists all")
-
-
-def _counted(faults: Sequence[PackFault]) -> str:
-    return f"{len(faults)} pack{'' if len(faults) == 1 else 's'}"

@@ -263,6 +263,11 @@ def operations_text(operations: float) -> str:
     return f"{value:.{decimals}f} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with what it counts, in the singular or with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration_text(seconds: float) -> str:
     """Return a time span in the units that fit it."""
     if seconds < 0.9995:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import home_option, json_option
-from cli.output import plain, say, write_fields, write_json, write_line, write_table
+from cli.output import counted, plain, say, write_fields, write_json, write_line, write_table
 from cli.progress import progress_bars
 from registry.errors import IntegrityError
 from registry.settings import Home
@@ -57,7 +57,7 @@ def verify(home: Home, deep: bool, jobs: int | None, resume: bool, as_json: bool
     _write_json(report) if as_json else _write(report)
     if not report.is_sound:
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in report.damage))
-        raise IntegrityError(f"{_count(report.damage, 'fault')} found: {kinds}", hint="pragreg repair")
+        raise IntegrityError(f"{counted(len(report.damage), 'fault')} found: {kinds}", hint="pragreg repair")
 
 
 def finding_record(finding: Finding) -> dict[str, Any]:
@@ -107,7 +107,3 @@ def _summary(report: VerifyReport) -> dict[str, Any]:
 def _versions(finding: Finding) -> str | None:
     more = len(finding.versions) - MOST_VERSIONS
     return ", ".join(finding.versions[-MOST_VERSIONS:]) + (f" and {more} more" if more > 0 else "") or None
-
-
-def _count(findings: tuple[Finding, ...], noun: str) -> str:
-    return f"{len(findings)} {noun}{'' if len(findings) == 1 else 's'}"

@@ -15,13 +15,12 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from registry.index.folders import read_description
+from registry.index.folders import REWRITTEN, read_description
 
 _MAGIC = 1337
 _TAIL_BYTES = 8
 _LARGEST_FOOTER_BYTES = 4096
 _CHUNK_BYTES = 1024 * 1024
-_WITHOUT_FOOTER = {"meta.json", ".managed.json"}
 
 Seen = dict[tuple[int, int], str | None]
 """What was found in files by device and inode: versions of a corpus share their segments."""
@@ -36,7 +35,7 @@ def damaged_files(folder: Path, seen: Seen) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in read_description(folder).files:
-        if name in _WITHOUT_FOOTER:
+        if name in REWRITTEN:
             continue
         path = folder / name
         try:

@@ -20,7 +20,8 @@ PARTIAL = ".partial"
 REPLACED = ".replaced.partial"
 FORMAT = 1
 REBUILD = "run `pragreg build` to make the index anew"
-_REWRITTEN = {"meta.json", ".managed.json"}
+REWRITTEN = {"meta.json", ".managed.json"}
+"""Tantivy's two small files of JSON: other files never change once they are written, and end in a checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def link_segments(parent: Path, folder: Path) -> None:
         if path.name == DESCRIPTION_FILE or path.suffix == ".lock":
             continue
         target = folder / path.name
-        if path.name not in _REWRITTEN:
+        if path.name not in REWRITTEN:
             try:
                 os.link(path, target)
                 continue
@@ -111,7 +112,7 @@ def describe(folder: Path, *, language: str, documents: int, deleted: int) -> No
     description = Description(language=language, documents=documents, deleted=deleted, files=files)
     path = folder / DESCRIPTION_FILE
     path.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
-    for name in _REWRITTEN & files.keys():  # tantivy makes these for their owner alone
+    for name in REWRITTEN & files.keys():  # tantivy makes these for their owner alone
         (folder / name).chmod(path.stat().st_mode)
 
 

@@ -59,7 +59,7 @@ class LocalPackFiles:
                 os.close(descriptor)
                 partial.unlink(missing_ok=True)
             for folder in (path.parent, self._root, self._root.parent):
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError as error:
             raise storage_error("a pack cannot be written to", str(self._root), error) from error
         self.forget(digest)
@@ -120,7 +120,7 @@ class LocalPackFiles:
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
             for folder in (target.parent, source.parent, self._root):
-                _sync_folder(folder)
+                sync_folder(folder)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -280,7 +280,8 @@ def _fill(descriptor: int, view: memoryview, offset: int) -> None:
                 _fill(descriptor, view[start : start + _BLOCK_BYTES], offset + start)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where its file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -27,6 +27,7 @@ from registry.catalog.transfer.snapshots import Snapshot, take_snapshot
 from registry.errors import BusyError, StorageError, UsageError
 from registry.progress import Progress
 from registry.settings import SETTINGS_FILE, Home
+from registry.store.local import sync_folder
 from registry.store.packs import PackStore
 from registry.upkeep.backup.pack_copies import PackFault, copy_packs
 
@@ -161,11 +162,7 @@ def _put_in_place(home: Home, folder: Path, name: str, snapshot: Snapshot, fault
     for log in folder.glob(CATALOG + "-*"):
         log.unlink()  # whoever wrote into the old catalog: SQLite would apply it to the new one
     catalog.replace(folder / CATALOG)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)
 
 
 def _prune(target: PackStore, snapshot: Snapshot) -> int:
