@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.output import clean, one_line, say
+from registry.progress import SilentFile, Unit
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from registry.progress import Progress
+    from registry.progress import FileProgress, Progress
 
 
 @contextmanager
@@ -33,8 +35,12 @@ def progress_bars() -> Iterator[Progress]:
 class Lines:
     """Progress without a terminal: no bars; what is said goes to standard error line by line."""
 
-    def start(self, step: str, total: int | None = None) -> None:
+    def start(self, step: str, total: int | None = None, *, unit: Unit = "") -> None:
         """Draw nothing."""
+
+    def file(self, name: str, size_bytes: int) -> FileProgress:
+        """Draw nothing."""
+        return SilentFile()
 
     def advance(self, count: int = 1, *, note: str = "") -> None:
         """Draw nothing."""
@@ -55,11 +61,16 @@ class TerminalBars:
         self._bars = bars
         self._task: TaskID | None = None
 
-    def start(self, step: str, total: int | None = None) -> None:
+    def start(self, step: str, total: int | None = None, *, unit: Unit = "") -> None:
         """Add a bar for the step."""
         self.done()
         self._bars.start()
-        self._task = self._bars.add_task(one_line(step), total=total, note="")
+        self._task = self._bars.add_task(one_line(step), total=total, note="", unit=unit)
+
+    def file(self, name: str, size_bytes: int) -> FileProgress:
+        """Add a bar for the file, which is there until its end."""
+        task = self._bars.add_task(f"  {one_line(name)}", total=size_bytes, note="", unit="bytes")
+        return FileBar(self._bars, task, self._task)
 
     def advance(self, count: int = 1, *, note: str = "") -> None:
         """Move the step's bar."""
@@ -84,11 +95,48 @@ class TerminalBars:
             self._task = None
 
 
+class FileBar:
+    """The bar of a file; what moves it moves the step's."""
+
+    def __init__(self, bars: Bars, task: TaskID, step: TaskID | None) -> None:
+        """Take the file's own bar and that of its step."""
+        self._bars, self._task, self._step = bars, task, step
+        self._lock = threading.Lock()
+        self._is_done = False
+
+    def advance(self, size_bytes: int) -> None:
+        """Move both bars."""
+        with self._lock:
+            if self._is_done:
+                return
+            self._bars.update(self._task, advance=size_bytes)
+        if self._step is not None:
+            self._bars.update(self._step, advance=size_bytes)
+
+    def done(self) -> None:
+        """Take the file's bar away."""
+        with self._lock:
+            if not self._is_done:
+                self._is_done = True
+                self._bars.remove_task(self._task)
+
+
 def _make_bars() -> Bars:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Task as RichTask
     from rich.text import Text
+
+    def counted(task: RichTask, number: Any) -> str:
+        return decimal(int(number)) if task.fields.get("unit") == "bytes" else str(int(number))
+
+    class DoneColumn(ProgressColumn):
+        """How many of how many."""
+
+        def render(self, task: RichTask) -> Text:
+            total = "?" if task.total is None else counted(task, task.total)
+            return Text(f"{counted(task, task.completed)}/{total}")
 
     class RateColumn(ProgressColumn):
         """Units a second, or seconds a unit where they are slow."""
@@ -97,12 +145,14 @@ def _make_bars() -> Bars:
             speed = task.finished_speed or task.speed
             if not speed:
                 return Text("")
+            if task.fields.get("unit") == "bytes":
+                return Text(f"{decimal(int(speed))}/s")
             return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        DoneColumn(),
         RateColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", markup=False),

@@ -11,6 +11,8 @@
     ├── AugmentationError             9   the augmenter failed as a whole
     ├── BusyError                    10   someone else holds the corpus
     ├── StorageError                 11   the disk is full, or a path cannot be written
+    ├── HubError                     12   the Hub cannot be reached, or refuses
+    ├── DivergedError                13   a corpus and its repository have each versions that the other has not
     └── Interrupted                 130   Ctrl-C or SIGTERM; what was finished is kept
 
 A message says what is wrong and with which input; ``hint`` is the next command to type or thing to change.
@@ -92,6 +94,18 @@ class StorageError(PragregError):
     """The disk is full, or a path of the registry cannot be read or written."""
 
     exit_code = 11
+
+
+class HubError(PragregError):
+    """The Hub cannot be reached, refuses, or answers what is no answer."""
+
+    exit_code = 12
+
+
+class DivergedError(PragregError):
+    """A corpus and its repository have each versions that the other has not; neither is overwritten."""
+
+    exit_code = 13
 
 
 class Interrupted(PragregError):

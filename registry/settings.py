@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote as quote_argument
@@ -24,6 +25,8 @@ _MEND = "mend it: docs/formats.md, or the pragreg.toml of a fresh `pragreg init 
 DEFAULT_CORPUS = "default"
 DEFAULT_BASE_MODEL = "smollm2-135m"
 DEFAULT_PACK_SIZE_BYTES = 256 * 1024 * 1024
+DEFAULT_CACHE_BYTES = 1024 * 1024 * 1024
+HUB_FOLDER = "hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,9 @@ class Home:
     """A registry home: the folder and what its ``pragreg.toml`` says.
 
     ``catalog_url`` is an SQLAlchemy URL; ``packs_url`` a folder or fsspec URL; ``models_path`` caches converted base
-    models and ``index_path`` holds one folder per version.
+    models and ``index_path`` holds one folder per version. ``cache_bytes`` bounds the adapters that are kept of what
+    is only on the Hub; ``publishers`` are public keys, as OpenSSH writes them, of those whose signatures are trusted,
+    by the names that they have here.
     """
 
     path: Path
@@ -41,6 +46,13 @@ class Home:
     models_path: Path
     base_model: str
     pack_size_bytes: int
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    publishers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hub_path(self) -> Path:
+        """The folder with what is kept of repositories on the Hub; all of it can be fetched again."""
+        return self.path / HUB_FOLDER
 
     @property
     def settings_path(self) -> Path:
@@ -165,6 +177,8 @@ def open_home(path: Path) -> Home:
             models_path=path / Path(models_path).expanduser(),
             base_model=str(models["base_model"]),
             pack_size_bytes=int(packs["size_bytes"]),
+            cache_bytes=int(settings.get("hub", {}).get("cache_bytes", DEFAULT_CACHE_BYTES)),
+            publishers={str(name): str(key) for name, key in settings.get("trust", {}).items()},
         )
     except OSError as error:
         raise HomeError(f"{file} cannot be read: {error.strerror or error}", hint="check who may read it") from error
@@ -172,7 +186,7 @@ def open_home(path: Path) -> Home:
         raise HomeError(f"{file} is not TOML: {error}", hint=_MEND) from error
     except KeyError as error:
         raise HomeError(f"{file} lacks the setting {error}", hint=_MEND) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise HomeError(f"{file} has a setting of the wrong kind: {error}", hint=_MEND) from error
 
 
