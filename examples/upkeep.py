@@ -9,76 +9,17 @@ files can be edited and removed. No text of theirs is printed.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from itertools import groupby, zip_longest
+from collections.abc import Sequence
 from pathlib import Path
 
-PRAGREG = (sys.executable, "-m", "cli.main")
-HOME_VARIABLE, HOME = "PRAGREG_HOME", ".pragreg"
-NOTE = "The archivist keeps the amber ledger of this passage on shelf {number}."
+from transcript import HOME, Transcript, edit, write_files
+
 EDITED, REMOVED = 3, 2
 BUILD = ("build", "notes", "--corpus", "notes", "--augmenter", "import:augmentations.jsonl")
 IS_DAMAGE = 7
 """The status of `pragreg verify` where something is damaged."""
-
-
-Run = Callable[[Sequence[str], Path], tuple[int, str]]
-"""Runs a command line of pragreg in a folder; returns its exit status and all that it printed."""
-
-
-def in_a_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command line as a user does."""
-    done = subprocess.run(
-        [*PRAGREG, *arguments],
-        cwd=folder,
-        env={**os.environ, HOME_VARIABLE: HOME},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
-class Transcript:
-    """Runs commands in one folder and prints them with what they print."""
-
-    def __init__(self, work: Path, run: Run = in_a_process) -> None:
-        """Work in ``work``, which must be empty or not there."""
-        self.work, self._run = work.resolve(), run
-        work.mkdir(parents=True, exist_ok=True)
-
-    def say(self, text: str) -> None:
-        """Print a paragraph."""
-        print(f"\n{text}\n", flush=True)
-
-    def pragreg(self, *arguments: str, status: int = 0) -> None:
-        """Run a command and print it with its output; it must exit with ``status``."""
-        found, output = self._run(arguments, self.work)
-        shown = aligned(output.replace(str(self.work) + os.sep, "").replace(str(self.work), "."))
-        print(f"```console\n$ pragreg {shlex.join(arguments)}\n{shown}", end="")
-        if found:
-            print(f"[exit status {found}]")
-        print("```", flush=True)
-        if found != status:
-            raise SystemExit(f"pragreg {shlex.join(arguments)} exited with {found}, not {status}")
-
-
-def aligned(text: str) -> str:
-    """Return ``text`` with the columns of its tables, which commands separate by tabs, set under each other."""
-    shown: list[str] = []
-    for has_tabs, lines in groupby(text.splitlines(), key=lambda line: "\t" in line):
-        rows = [line.split("\t") for line in lines]
-        widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")] if has_tabs else []
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)] or row
-            shown.append("  ".join(cells).rstrip() + "\n")
-    return "".join(shown)
 
 
 def main() -> None:
@@ -108,28 +49,6 @@ def show_all(transcript: Transcript, documents: Path, augmentations: Path, build
     recipe_and_rollback(transcript)
     damage_and_repair(transcript)
     collect(transcript, files)
-
-
-def write_files(documents: Path, folder: Path) -> list[Path]:
-    """Write every record into a file of its own, its identifier as its title; return the files in order."""
-    folder.mkdir()
-    files = []
-    for line in documents.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        files.append(folder / f"{record['id']}.jsonl")
-        write_record(files[-1], record | {"title": record["id"]})
-    return files
-
-
-def write_record(file: Path, record: dict[str, str]) -> None:
-    """Write a file of one record."""
-    file.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def edit(file: Path, number: int) -> None:
-    """Add a sentence to the text of a file's record."""
-    record = json.loads(file.read_text(encoding="utf-8"))
-    write_record(file, record | {"text": f"{record['text']} {NOTE.format(number=number)}"})
 
 
 def build_and_change(transcript: Transcript, files: list[Path], options: Sequence[str]) -> None:

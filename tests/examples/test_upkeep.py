@@ -6,7 +6,8 @@ import importlib.util
 import io
 import re
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -21,13 +22,15 @@ PAGE = ROOT / "docs" / "upkeep-transcript.md"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "examples"))  # as for who runs it
     spec = importlib.util.spec_from_file_location("upkeep_transcript", ROOT / "examples" / "upkeep.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(ROOT / "examples"))
 
 
 def in_this_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
@@ -61,7 +64,7 @@ def test_a_corpus_changes_and_nothing_is_lost(
     work = tmp_path / "work"
     transcript = script.Transcript(work, in_this_process)
     monkeypatch.chdir(work)
-    monkeypatch.setenv(script.HOME_VARIABLE, script.HOME)
+    monkeypatch.setenv("PRAGREG_HOME", script.HOME)
     options = ["--base-model", str(tiny_model_path), "--device", "cpu", "--workers", "1", "--epochs", "2"]
     script.show_all(transcript, sample.documents, sample.augmentations, options)
     shown = outputs(capsys.readouterr().out)
