@@ -1,5 +1,4 @@
-"""The commands that look at what is there: ``documents``, ``adapters``,
-``corpora``, ``builds``, ``queries``, ``evaluations``."""
+"""The commands that look at what is there: ``documents``, ``corpora``, ``builds``, ``queries``, ``evaluations``."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ version_option = click.option(
 corpus_option = click.option("--corpus", metavar="NAME", shell_complete=complete_corpus, help="Only those of a corpus.")
 
 
-def _list(home: Home, name: str, columns: tuple[str, ...], as_json: bool, limit: int, **filters: Any) -> None:
+def print_list(home: Home, name: str, columns: tuple[str, ...], as_json: bool, limit: int, **filters: Any) -> None:
+    """Print what ``registry.catalog.listing.list_NAME`` gives for some filters, at most ``limit`` lines (0 for all)."""
     from registry.catalog import listing
     from registry.catalog.engine import open_catalog
 
@@ -57,7 +57,8 @@ def _check_filter(option: str, value: str | int | None) -> None:
         raise UsageError(f"--{name} is too large: {value}", hint=f"give at most {MOST}")
 
 
-def _show(home: Home, name: str, identifier: str) -> Any:
+def show(home: Home, name: str, identifier: str) -> Any:
+    """Return what ``registry.catalog.listing.show_NAME`` gives."""
     from registry.catalog import listing
     from registry.catalog.engine import open_catalog
 
@@ -83,7 +84,7 @@ def list_documents(
 ) -> None:
     """List documents, oldest first."""
     columns = ("digest", "title", "characters", "places", "source_uri", "excerpt")
-    _list(home, "documents", columns, as_json, limit, reference=reference, title=title, offset=offset)
+    print_list(home, "documents", columns, as_json, limit, reference=reference, title=title, offset=offset)
 
 
 @documents.command("show")
@@ -92,37 +93,7 @@ def list_documents(
 @json_option
 def show_document(home: Home, digest: str, as_json: bool) -> None:
     """Show a document and all that was made from it; DIGEST may be abbreviated."""
-    found = _show(home, "document", digest)
-    write_json(found) if as_json else write_record(found)
-
-
-@click.group()
-def adapters() -> None:
-    """Look at the adapters."""
-
-
-@adapters.command("list")
-@version_option
-@click.option("--title", metavar="TEXT", help="Only those of documents with TEXT in their title.")
-@click.option("--recipe", metavar="DIGEST", help="Only those of a recipe.")
-@click.option("--document", metavar="DIGEST", help="Only those of a document.")
-@limit_option
-@offset_option
-@home_option
-@json_option
-def list_adapters(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
-    """List adapters, oldest first."""
-    columns = ("digest", "title", "document_digest", "recipe_digest", "size_bytes", "first_loss", "last_loss")
-    _list(home, "adapters", (*columns, "created_at"), as_json, limit, **filters)
-
-
-@adapters.command("show")
-@click.argument("digest")
-@home_option
-@json_option
-def show_adapter(home: Home, digest: str, as_json: bool) -> None:
-    """Show an adapter, how it was trained, and where it is used; DIGEST may be abbreviated."""
-    found = _show(home, "adapter", digest)
+    found = show(home, "document", digest)
     write_json(found) if as_json else write_record(found)
 
 
@@ -139,7 +110,7 @@ def corpora() -> None:
 def list_corpora(home: Home, limit: int, offset: int, as_json: bool) -> None:
     """List corpora by name."""
     columns = ("name", "version", "documents", "digest", "recipe_digest", "language", "created_at")
-    _list(home, "corpora", columns, as_json, limit, offset=offset)
+    print_list(home, "corpora", columns, as_json, limit, offset=offset)
 
 
 @corpora.command("show")
@@ -148,7 +119,7 @@ def list_corpora(home: Home, limit: int, offset: int, as_json: bool) -> None:
 @json_option
 def show_corpus(home: Home, name: str, as_json: bool) -> None:
     """Show a corpus with its versions and aliases."""
-    found = _show(home, "corpus", name)
+    found = show(home, "corpus", name)
     write_json(found) if as_json else write_record(found)
 
 
@@ -178,7 +149,7 @@ def list_builds(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
         "started_at",
         "message",
     )
-    _list(home, "builds", columns, as_json, limit, **filters)
+    print_list(home, "builds", columns, as_json, limit, **filters)
 
 
 @builds.command("show")
@@ -187,7 +158,7 @@ def list_builds(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
 @json_option
 def show_build(home: Home, number: str, as_json: bool) -> None:
     """Show a build by its NUMBER."""
-    found = _show(home, "build", number)
+    found = show(home, "build", number)
     write_json(found) if as_json else write_record(found)
 
 
@@ -207,7 +178,7 @@ def queries() -> None:
 def list_queries(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
     """List answered questions, newest first."""
     columns = ("query_id", "created_at", "mode", "version", "question", "answer", "elapsed_ms")
-    _list(home, "queries", columns, as_json, limit, **filters)
+    print_list(home, "queries", columns, as_json, limit, **filters)
 
 
 @queries.command("show")
@@ -216,7 +187,7 @@ def list_queries(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
 @json_option
 def show_query(home: Home, number: str, as_json: bool) -> None:
     """Show an answered question by its NUMBER, with the hits and adapters that gave the answer."""
-    found = _show(home, "query", number)
+    found = show(home, "query", number)
     hits = [hit_record(hit) | {"weight": weight} for hit, weight in zip(found.hits, found.weights, strict=True)]
     record = {field.name: getattr(found.line, field.name) for field in fields(found.line)} | {
         "recipe_digest": found.recipe_digest,
@@ -243,7 +214,7 @@ def evaluations() -> None:
 def list_evaluations(home: Home, limit: int, as_json: bool, **filters: Any) -> None:
     """List evaluations with the F1 of every mode, newest first."""
     columns = ("number", "created_at", "version", "questions_name", "questions", "gold", "f1")
-    _list(home, "evaluations", columns, as_json, limit, **filters)
+    print_list(home, "evaluations", columns, as_json, limit, **filters)
 
 
 @evaluations.command("show")
@@ -252,5 +223,5 @@ def list_evaluations(home: Home, limit: int, as_json: bool, **filters: Any) -> N
 @json_option
 def show_evaluation(home: Home, number: str, as_json: bool) -> None:
     """Show an evaluation by its NUMBER, with all measures and their intervals."""
-    found = _show(home, "evaluation", number)
+    found = show(home, "evaluation", number)
     write_json(found) if as_json else write_record(found)

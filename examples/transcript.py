@@ -36,9 +36,9 @@ def in_a_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
 class Transcript:
     """Runs commands in one folder and prints them with what they print."""
 
-    def __init__(self, work: Path, run: Run = in_a_process) -> None:
+    def __init__(self, work: Path, run: Run = in_a_process, *, prompt: str = "$") -> None:
         """Work in ``work``, which must be empty or not there."""
-        self.work, self._run = work.resolve(), run
+        self.work, self._run, self._prompt = work.resolve(), run, prompt
         work.mkdir(parents=True, exist_ok=True)
 
     def say(self, text: str) -> None:
@@ -47,9 +47,12 @@ class Transcript:
 
     def pragreg(self, *arguments: str, status: int = 0) -> None:
         """Run a command and print it with its output; it must exit with ``status``."""
-        found, output = self._run(arguments, self.work)
+        self.show(arguments, *self._run(arguments, self.work), status=status)
+
+    def show(self, arguments: Sequence[str], found: int, output: str, *, status: int = 0) -> None:
+        """Print a command that was run, and that must have exited with ``status``."""
         shown = aligned(output.replace(str(self.work) + os.sep, "").replace(str(self.work), "."))
-        print(f"```console\n$ pragreg {shlex.join(arguments)}\n{shown}", end="")
+        print(f"```console\n{self._prompt} pragreg {shlex.join(arguments)}\n{shown}", end="")
         if found:
             print(f"[exit status {found}]")
         print("```", flush=True)

@@ -136,14 +136,10 @@ class PublishedTaskAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """A file of the manifest: the members whose documents' digests begin with certain bits.
-
-    ``content`` is a digest over the members themselves, which does not depend on who wrote the Parquet file.
-    """
+    """A file of the manifest: the members whose documents' digests begin with certain bits."""
 
     file: FileRef
     rows: int
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +148,8 @@ class Root:
 
     ``shards`` has 2 ** ``shard_bits`` entries; a member is in the one whose number is the first bits of its document's
     digest, None where no document's digest begins so. ``latest`` is the number of the version that is asked by
-    default. ``documents``, ``adapters``, ``packs`` and ``packs_bytes`` count what all versions together have here.
+    default. ``documents``, ``adapters`` (of each document, those that lie in a pack), ``packs`` and ``packs_bytes``
+    count what the members of all versions together have here; the packs of task adapters are not among them.
     ``card_digest`` is the sha256 of the README.md that was written last, so that one edited by hand is left alone.
     """
 

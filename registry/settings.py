@@ -27,6 +27,7 @@ DEFAULT_BASE_MODEL = "smollm2-135m"
 DEFAULT_PACK_SIZE_BYTES = 256 * 1024 * 1024
 DEFAULT_CACHE_BYTES = 1024 * 1024 * 1024
 HUB_FOLDER = "hub"
+INCOMING_FOLDER = "incoming"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class Home:
     def hub_path(self) -> Path:
         """The folder with what is kept of repositories on the Hub; all of it can be fetched again."""
         return self.path / HUB_FOLDER
+
+    @property
+    def incoming_path(self) -> Path:
+        """The folder in which files of a repository arrive; what an interrupted pull left is gone on from."""
+        return self.hub_path / INCOMING_FOLDER
 
     @property
     def settings_path(self) -> Path:

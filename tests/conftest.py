@@ -27,7 +27,10 @@ from registry.catalog.engine import Catalog, open_catalog
 from registry.catalog.models import Base
 from registry.settings import Home, create_home
 
-pytest_plugins = ["tests.model_fixtures"] if find_spec("tests.model_fixtures") else []
+pytest_plugins = [name for name in ("tests.model_fixtures", "tests.hub.fixtures") if find_spec(name)]
+
+# huggingface_hub reads these once, when the first test imports it. The stand-in for the Hub does not speak Xet.
+os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_UPDATE_CHECK="1")
 
 POSTGRES_VARIABLE = "PRAGREG_TEST_POSTGRES"
 _DEBIAN_PATH = Path("/usr/lib/postgresql")
@@ -55,10 +58,10 @@ def largest_file() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, sqlite_template: Path) -> Home:
     """A registry home with an empty SQLite catalog."""
     home = create_home(tmp_path / "home")
-    schema.upgrade(home.catalog_url)
+    shutil.copyfile(sqlite_template, home.path / "catalog.sqlite")
     return home
 
 

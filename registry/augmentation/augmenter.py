@@ -129,14 +129,36 @@ class AugmentationReport:
 
     def add(self, augmentation: Augmentation) -> None:
         """Count one document's augmentation."""
+        self.count(
+            augmentation.document_digest,
+            rewrites=len(augmentation.rewrites),
+            dropped_rewrites=augmentation.dropped_rewrites,
+            pairs=len(augmentation.pairs),
+            dropped_pairs=augmentation.dropped_pairs,
+            tokens=augmentation.tokens,
+            elapsed_seconds=augmentation.elapsed_seconds,
+        )
+
+    def count(
+        self,
+        document_digest: str,
+        *,
+        rewrites: int,
+        dropped_rewrites: int,
+        pairs: int,
+        dropped_pairs: int,
+        tokens: int,
+        elapsed_seconds: float,
+    ) -> None:
+        """Count one document's augmentation of which only the numbers are known."""
         self.documents += 1
-        self.rewrites += len(augmentation.rewrites)
-        self.dropped_rewrites += augmentation.dropped_rewrites
-        self.pairs += len(augmentation.pairs)
-        self.dropped_pairs += augmentation.dropped_pairs
-        self.tokens += augmentation.tokens
-        self.elapsed_seconds += augmentation.elapsed_seconds
-        if not augmentation.pairs:
+        self.rewrites += rewrites
+        self.dropped_rewrites += dropped_rewrites
+        self.pairs += pairs
+        self.dropped_pairs += dropped_pairs
+        self.tokens += tokens
+        self.elapsed_seconds += elapsed_seconds
+        if not pairs:
             self.documents_without_pairs += 1
             if len(self.unaided) < MAX_NAMED:
-                self.unaided.append(augmentation.document_digest)
+                self.unaided.append(document_digest)

@@ -24,6 +24,7 @@ from registry.base_model.identity import fingerprint, require_same
 from registry.base_model.loading import LoadedModel, load, load_tokenizer
 from registry.base_model.location import DEFAULT_ALIAS, ModelFiles, locate
 from registry.base_model.rate import measured_rate
+from registry.base_model.weight_shapes import target_shapes
 
 __all__ = [
     "DEFAULT_ALIAS",
@@ -51,4 +52,5 @@ __all__ = [
     "require_same",
     "shapes_from_config",
     "stop_tokens",
+    "target_shapes",
 ]

@@ -7,8 +7,6 @@ versions of the libraries write are one model.
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from registry.base_model import conversion
 from registry.base_model.hub import DAMAGED_HINT, weight_files
 from registry.base_model.location import GGUF_REVISION, ModelFiles
 from registry.base_model.memory import DIGESTS_FILE, file_digest, recall, remember
+from registry.base_model.weight_shapes import tensor_shapes
 from registry.digests import json_digest, sha256_hex, short
 from registry.errors import BaseModelError
 from registry.records import BaseModel
@@ -34,7 +33,6 @@ TOKENIZER_SETTINGS = (
     *("bos_token", "eos_token", "pad_token", "unk_token"),
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy"),
 )
-MAX_HEADER_BYTES = 100_000_000
 
 
 def fingerprint(files: ModelFiles) -> BaseModel:
@@ -140,21 +138,9 @@ def _count(path: Path, models_path: Path) -> int:
     known = recall(models_path, DIGESTS_FILE, key)
     if isinstance(known, int):
         return known
-    count = sum(prod(shape) for shape in _tensor_shapes(path))
+    count = sum(prod(shape) for shape in tensor_shapes(path).values())
     remember(models_path, DIGESTS_FILE, key, count)
     return count
-
-
-def _tensor_shapes(path: Path) -> list[Sequence[int]]:
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(stream.read(length))
-        return [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise BaseModelError(f"{path} is not a safetensors file: {error}", hint=DAMAGED_HINT) from error
 
 
 def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:

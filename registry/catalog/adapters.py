@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, delete, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalog.chunks import chunked
@@ -23,6 +23,7 @@ from registry.catalog.models import (
     DocumentRow,
     PackRow,
     RecipeRow,
+    RemoteLocationRow,
     TaskAdapterRow,
     TrainedColumns,
     utc_now,
@@ -57,12 +58,11 @@ def find_adapters(
 ) -> dict[tuple[str, str], str]:
     """Return the adapters that ``pairs`` (document digest, augmentation digest) gave under a recipe.
 
-    By pair; pairs without an adapter, or whose adapter lies in no pack (but ``lost_packs``), are left out.
+    By pair; pairs without an adapter are left out, and those whose adapter lies neither in a pack (but ``lost_packs``)
+    nor in a repository.
     """
     found: dict[tuple[str, str], str] = {}
-    location = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == AdapterRow.id)
-    if lost := ids_by_digest(session, PackRow, lost_packs):
-        location = location.where(AdapterLocationRow.pack_id.not_in(lost.values()))
+    lies = has_place(AdapterRow.id, ids_by_digest(session, PackRow, lost_packs).values())
     recipe = ids_by_digest(session, RecipeRow, [recipe_digest]).get(recipe_digest)
     for chunk in chunked(pairs):
         wanted = set(chunk)
@@ -73,12 +73,25 @@ def find_adapters(
             .join(AdapterInputRow, AdapterInputRow.augmentation_id == AugmentationRow.id)
             .join(AdapterRow, AdapterRow.id == AdapterInputRow.adapter_id)
             .where(AdapterInputRow.augmentation_id.in_(numbers.values()), AdapterInputRow.recipe_id == recipe)
-            .where(location.exists())
+            .where(lies)
         )
         for document, augmentation, adapter in rows:
             if (document, augmentation) in wanted:
                 found[document, augmentation] = adapter
     return found
+
+
+def has_place(adapter: SQLColumnExpression[int], lost_packs: Collection[int] = ()) -> ColumnElement[bool]:
+    """Return the condition that an adapter lies in a pack (but those of ``lost_packs``, row ids) or in a repository."""
+    here = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == adapter)
+    if lost_packs:
+        here = here.where(AdapterLocationRow.pack_id.not_in(lost_packs))
+    return or_(here.exists(), in_repository(adapter))
+
+
+def in_repository(adapter: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """Return the condition that an adapter lies in a repository."""
+    return select(RemoteLocationRow.remote_id).where(RemoteLocationRow.adapter_id == adapter).exists()
 
 
 def add_pack(session: Session, pack: Pack, adapters: Iterable[EncodedAdapter], build_id: int | None) -> None:
@@ -130,6 +143,16 @@ def delete_packs(session: Session, packs: Iterable[int]) -> None:
         session.execute(delete(PackRow).where(PackRow.id.in_(chunk)), execution_options=BULK)
 
 
+def find_locations(session: Session, adapter_digests: Iterable[str]) -> dict[str, AdapterLocation]:
+    """Return where adapters lie in packs, by digest; those that lie in none are left out."""
+    found: dict[str, AdapterLocation] = {}
+    for chunk in chunked(set(adapter_digests)):
+        rows = session.execute(_locations().where(AdapterRow.digest.in_(chunk)).order_by(PackRow.id))
+        for digest, pack, offset, size in rows:
+            found.setdefault(digest, AdapterLocation(digest, pack, offset, size))
+    return found
+
+
 def locate(session: Session, adapter_digests: Iterable[str]) -> dict[str, AdapterLocation]:
     """Return where adapters lie, by digest.
 
@@ -137,11 +160,7 @@ def locate(session: Session, adapter_digests: Iterable[str]) -> dict[str, Adapte
         NotFoundError: some are unknown or lie in no pack (the message names one).
     """
     wanted = set(adapter_digests)
-    found: dict[str, AdapterLocation] = {}
-    for chunk in chunked(wanted):
-        rows = session.execute(_locations().where(AdapterRow.digest.in_(chunk)).order_by(PackRow.id))
-        for digest, pack, offset, size in rows:
-            found.setdefault(digest, AdapterLocation(digest, pack, offset, size))
+    found = find_locations(session, wanted)
     if len(found) < len(wanted):
         missing = sorted(wanted - found.keys())
         more = f" (nor do {len(missing) - 1} others)" if len(missing) > 1 else ""
@@ -268,17 +287,23 @@ def _add_adapters(
         }
         for item in adapters
     ]
-    _forget_lost_inputs(session, inputs)
-    insert_new(session, AdapterInputRow, inputs)
+    add_inputs(session, inputs)
+
+
+def add_inputs(session: Session, inputs: Sequence[Mapping[str, int]]) -> None:
+    """Record which adapters inputs gave (rows of their table); the first ones stand, unless they lie nowhere."""
+    for chunk in chunked(inputs):
+        _forget_lost_inputs(session, chunk)
+        insert_new(session, AdapterInputRow, chunk)
 
 
 def _forget_lost_inputs(session: Session, inputs: Sequence[Mapping[str, int]]) -> None:
-    """Forget what these inputs gave where that lies in no pack: trained again, they need not give the same bytes."""
-    lies = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == AdapterInputRow.adapter_id)
+    """Forget what these inputs gave where that lies nowhere: trained again, they need not give the same bytes."""
+    lies = has_place(AdapterInputRow.adapter_id)
     for recipe in {item["recipe_id"] for item in inputs}:
         augmentations = [item["augmentation_id"] for item in inputs if item["recipe_id"] == recipe]
         given = (AdapterInputRow.recipe_id == recipe, AdapterInputRow.augmentation_id.in_(augmentations))
-        session.execute(delete(AdapterInputRow).where(*given, ~lies.exists()), execution_options=BULK)
+        session.execute(delete(AdapterInputRow).where(*given, ~lies), execution_options=BULK)
 
 
 def _add_pack_row(session: Session, pack: Pack, build_id: int | None) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalog.chunks import KEYS, chunked
 from registry.catalog.dialect import BULK, insert_new
-from registry.catalog.documents import documents_by_id
+from registry.catalog.documents import document_row, documents_by_id, fill_documents
 from registry.catalog.identifiers import ids_by_digest
 from registry.catalog.models import (
     BuildAdapterRow,
@@ -21,11 +21,11 @@ from registry.catalog.models import (
     BuildRow,
     CorpusRow,
     DocumentRow,
-    SourceRow,
     utc_now,
 )
 from registry.catalog.names import check_corpus_name
 from registry.catalog.recipes import recipe_id
+from registry.catalog.sources import add_sources
 from registry.errors import BusyError, NotFoundError, UsageError
 from registry.records import PlacedDocument, StagedDocument
 
@@ -142,17 +142,14 @@ def begin_build(
 def stage(session: Session, build_id: int, documents: Iterable[PlacedDocument]) -> None:
     """Record documents, their sources and places as read by a build. The same place twice counts once.
 
+    Documents whose texts were withheld are filled in.
+
     Give a few thousand documents a transaction: other writers wait for its end.
     """
     # All of one kind in one order, then all of the next: two builds that read the same texts follow each other.
     items = list(documents)
-    now = utc_now()
     numbers = _document_ids(session, items)
-    uris = {item.place.source_uri for item in items}
-    sources = _source_ids(session, uris)
-    missing = sorted(uris - sources.keys())
-    insert_new(session, SourceRow, [{"uri": uri, "created_at": now} for uri in missing])
-    sources |= _source_ids(session, missing)
+    sources = add_sources(session, (item.place.source_uri for item in items))
     places = [
         {
             "build_id": build_id,
@@ -303,25 +300,9 @@ def _document_ids(session: Session, items: Collection[PlacedDocument]) -> dict[s
     # Looked up first: most documents of a build are there from the last one, and a lookup locks nothing.
     documents = {item.document.digest: item.document for item in items}
     known = ids_by_digest(session, DocumentRow, documents)
-    new = [documents[digest] for digest in sorted(documents.keys() - known.keys())]
+    new = sorted(documents.keys() - known.keys())
     now = utc_now()
-    rows = [
-        {
-            "digest": document.digest,
-            "title": document.title,
-            "text": document.text,
-            "characters": len(document.text),
-            "created_at": now,
-        }
-        for document in new
-    ]
-    insert_new(session, DocumentRow, rows)
-    return known | ids_by_digest(session, DocumentRow, (document.digest for document in new))
-
-
-def _source_ids(session: Session, uris: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for chunk in chunked(uris):
-        rows = session.execute(select(SourceRow.uri, SourceRow.id).where(SourceRow.uri.in_(chunk)))
-        found.update((uri, number) for uri, number in rows)
-    return found
+    insert_new(session, DocumentRow, [{**document_row(documents[digest]), "created_at": now} for digest in new])
+    # After that, since a pull may just have brought one without its text.
+    fill_documents(session, documents.values())
+    return known | ids_by_digest(session, DocumentRow, new)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
-from sqlalchemy import URL, Connection, Engine, Insert, Table, create_engine, event, make_url
+from sqlalchemy import URL, Column, Connection, Dialect, Engine, Table, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -48,6 +48,9 @@ _PLAIN_PARAMETERS = (
 """What may be shown of a URL's options: of a misspelled one nobody knows whether it is a password."""
 _SCHEMA_LOCK = 0x70726167  # any fixed number; it names the lock under which PostgreSQL schemas are changed
 _INSERT_ROWS = 2_000
+
+MARKS = {"sqlite": "?", "postgresql": "%s"}
+"""How a value is left open in the text of a statement, by the name of the dialect."""
 
 
 def parse_url(text: str) -> URL:
@@ -135,21 +138,35 @@ def scratch(engine: Engine) -> Engine:
 
 
 def insert_new(session: Session, model: type[DeclarativeBase], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Insert the rows of which no unique key is taken yet, and leave the others as they are."""
+    """Insert the rows of which no unique key is taken yet, and leave the others as they are.
+
+    All have the same columns; what they lack gets the database's own default. The driver is given them directly:
+    binding each by itself, as SQLAlchemy does, takes most of the time.
+    """
     table = model.__table__
     assert isinstance(table, Table)
-    statement: Insert
-    # Each takes a while to import, so only the one in use is.
-    if session.get_bind().dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        statement = sqlite.insert(table).on_conflict_do_nothing()
-    else:
-        from sqlalchemy.dialects import postgresql
-
-        statement = postgresql.insert(table).on_conflict_do_nothing()
+    connection = session.connection()
+    dialect = connection.dialect
     for chunk in chunked(rows, _INSERT_ROWS):
-        session.execute(statement, [dict(row) for row in chunk])
+        columns = [table.c[name] for name in chunk[0]]
+        values = [_bound(column, [row[column.name] for row in chunk], dialect) for column in columns]
+        names = ", ".join(f'"{column.name}"' for column in columns)
+        marks = ", ".join([MARKS[dialect.name]] * len(columns))
+        statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+        connection.exec_driver_sql(statement, list(zip(*values, strict=True)))
+
+
+def _bound(column: Column[Any], values: list[Any], dialect: Dialect) -> list[Any]:
+    """Return values of a column as the driver takes them."""
+    process = column.type.dialect_impl(dialect).bind_processor(dialect)
+    if process is None:
+        return values
+    try:
+        # Rows of one moment share it.
+        bound = {id(value): process(value) for value in {id(value): value for value in values}.values()}
+    except (TypeError, ValueError) as error:  # as SQLAlchemy tells it
+        raise StatementError(f"{column}: {error}", None, None, error) from error
+    return [bound[id(value)] for value in values]
 
 
 def refresh_statistics(session: Session, *models: type[DeclarativeBase] | Table) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.catalog.chunks import chunked
+from registry.catalog.dialect import MARKS
 from registry.catalog.models import AdapterRow, AugmentationRow, DocumentRow, PackRow, RecipeRow
 from registry.catalog.models.base import DIGEST_LENGTH
 from registry.errors import NotFoundError
@@ -23,9 +24,13 @@ _CANDIDATES = 5
 def ids_by_digest(session: Session, model: DigestModel, digests: Iterable[str]) -> dict[str, int]:
     """Return the row ids of those ``digests`` that are in the table of ``model``."""
     found: dict[str, int] = {}
+    connection = session.connection()
+    mark = MARKS[connection.dialect.name]
     for chunk in chunked(set(digests)):
-        rows = session.execute(select(model.digest, model.id).where(model.digest.in_(chunk)))
-        found.update((digest, number) for digest, number in rows)
+        # As text: SQLAlchemy takes several times as long to write a long list as the database to look it up.
+        listed = ", ".join([mark] * len(chunk))
+        query = f"SELECT digest, id FROM {model.__tablename__} WHERE digest IN ({listed})"
+        found.update((digest, number) for digest, number in connection.exec_driver_sql(query, tuple(chunk)))
     return found
 
 

@@ -59,7 +59,7 @@ def assign_lines(session: Session, build_id: int, corpus: int, number: int, pare
         )
         rows = [{"document": document, "line": line} for document, line in found.items()]
         session.connection().execute(moved.values(line_id=bindparam("line")), rows)
-    _mark_shared(session, corpus, number)
+    mark_shared(session, corpus, number)
 
 
 def match(new: Iterable[Standing], gone: Iterable[Standing]) -> dict[int, int]:
@@ -141,7 +141,7 @@ def _gone(session: Session, corpus: int, number: int, parent: int) -> list[Stand
     return [Standing(*row) for row in rows]
 
 
-def _mark_shared(session: Session, corpus: int, number: int) -> None:
+def mark_shared(session: Session, corpus: int, number: int) -> None:
     """Mark the rows of lines with several documents in this version: an old text that came back beside its edit."""
     added = select(MembershipRow.line_id).where(MembershipRow.corpus_id == corpus, MembershipRow.from_version == number)
     holder = aliased(MembershipRow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalog.chunks import KEYS, chunked
@@ -33,6 +33,26 @@ def members(session: Session, version: Version) -> Iterator[tuple[Document, str]
         texts = documents_by_id(session, (number for number, _ in chunk))
         for number, adapter in chunk:
             yield texts[number], adapter
+
+
+def indexed_documents(session: Session, version: Version) -> Iterator[Document]:
+    """Yield what a version's index is made of: its documents but the withheld ones, in order of their digests.
+
+    Streams: the session must stay open.
+    """
+    return _stream(session, _members(session, version).with_only_columns(DocumentRow.id).where(~DocumentRow.withheld))
+
+
+def withheld_documents(session: Session, version: Version) -> int:
+    """Return of how many documents of a version title and text are not here: no question finds those."""
+    corpus = corpus_id(session, version.corpus)
+    counted = (
+        select(func.count())
+        .select_from(DocumentRow)
+        .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
+        .where(DocumentRow.withheld, checked_at(MembershipRow, corpus, version.number))
+    )
+    return session.scalar(counted) or 0
 
 
 def member_adapters(session: Session, version: Version) -> Iterator[str]:
@@ -67,8 +87,8 @@ def members_by_document(
 def changes(session: Session, corpus: str, from_version: int | None, to_version: int) -> Changes:
     """Return which documents ``to_version`` has and ``from_version`` has not, and the other way round.
 
-    Without ``from_version`` all documents are added. A document whose adapter alone changed is no change here. Costs
-    what changed between the two, in either direction.
+    Without ``from_version`` all documents are added. A document whose adapter alone changed is no change here, and
+    withheld documents are left out. Costs what changed between the two, in either direction.
 
     Raises:
         NotFoundError: there is no such corpus or version.
@@ -162,7 +182,7 @@ def _documents(corpus: int) -> Select[int]:
     return (
         select(DocumentRow.id)
         .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
-        .where(MembershipRow.corpus_id == corpus)
+        .where(MembershipRow.corpus_id == corpus, ~DocumentRow.withheld)
         .order_by(DocumentRow.digest)
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.catalog.dialect import insert_new
@@ -25,6 +25,12 @@ def add_base_model(session: Session, base_model: BaseModel) -> None:
         "created_at": utc_now(),
     }
     insert_new(session, BaseModelRow, [row])
+
+
+def name_base_model(session: Session, base_model: BaseModel) -> None:
+    """Let a base model that is in the catalog be found by this reference and revision from now on."""
+    named = update(BaseModelRow).where(BaseModelRow.fingerprint == base_model.fingerprint)
+    session.execute(named.values(reference=base_model.reference, revision=base_model.revision))
 
 
 def get_base_model(session: Session, fingerprint: str) -> BaseModel:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalog.adapters import AdapterRecord, locate, resolve_adapter
+from registry.catalog.adapters import AdapterRecord, find_locations, resolve_adapter
 from registry.catalog.aliases import AliasMove, alias_history, aliases
 from registry.catalog.augmentations import read_payload
 from registry.catalog.documents import resolve_document
@@ -37,6 +37,7 @@ from registry.catalog.models import (
 )
 from registry.catalog.names import LATEST
 from registry.catalog.references import list_versions
+from registry.catalog.remotes.remotes import RemoteLocation, locate_remote
 from registry.errors import NotFoundError
 from registry.records import AdapterLocation, Document, Hit, QAPair, Version
 
@@ -55,13 +56,14 @@ class PlaceLine:
 
 @dataclass(frozen=True, slots=True)
 class AugmentationLine:
-    """An augmentation of a document, whole."""
+    """An augmentation of a document, whole; of a ``withheld`` one the content is not here."""
 
     digest: str
     generator: str
     prompts_version: str
     rewrites: tuple[str, ...]
     pairs: tuple[QAPair, ...]
+    withheld: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,12 @@ class MembershipLine:
 
 @dataclass(frozen=True, slots=True)
 class DocumentDetail:
-    """A document with its whole text and all that was made from it."""
+    """A document with its whole text and all that was made from it; of a ``withheld`` one title and text are empty."""
 
     digest: str
     title: str
     text: str
+    withheld: bool
     places: tuple[PlaceLine, ...]
     augmentations: tuple[AugmentationLine, ...]
     adapters: tuple[AdapterLine, ...]
@@ -90,11 +93,15 @@ class DocumentDetail:
 
 @dataclass(frozen=True, slots=True)
 class AdapterDetail:
-    """An adapter, where it lies (None: nowhere), and the versions that have it."""
+    """An adapter, where it lies, and the versions that have it.
+
+    ``location`` is in a pack here (None: in none), ``remote`` in a repository (None: in none that is known).
+    """
 
     digest: str
     adapter: AdapterRecord
     location: AdapterLocation | None
+    remote: RemoteLocation | None
     memberships: tuple[MembershipLine, ...]
 
 
@@ -130,7 +137,9 @@ def show_document(session: Session, identifier: str) -> DocumentDetail:
         NotFoundError: there is none, or there are several.
     """
     document = resolve_document(session, identifier)
-    number = session.scalars(select(DocumentRow.id).where(DocumentRow.digest == document.digest)).one()
+    number, withheld = session.execute(
+        select(DocumentRow.id, DocumentRow.withheld).where(DocumentRow.digest == document.digest)
+    ).one()
     augmentations = session.scalars(
         select(AugmentationRow).where(AugmentationRow.document_id == number).order_by(AugmentationRow.id)
     )
@@ -143,9 +152,10 @@ def show_document(session: Session, identifier: str) -> DocumentDetail:
         digest=document.digest,
         title=document.title,
         text=document.text,
+        withheld=withheld,
         places=_places(session, number),
         augmentations=tuple(
-            AugmentationLine(row.digest, row.generator, row.prompts_version, *read_payload(row.payload))
+            AugmentationLine(row.digest, row.generator, row.prompts_version, *read_payload(row.payload), row.withheld)
             for row in augmentations
         ),
         adapters=tuple(AdapterLine(*row) for row in session.execute(adapter_lines().where(AdapterRow.id.in_(made)))),
@@ -161,11 +171,9 @@ def show_adapter(session: Session, identifier: str) -> AdapterDetail:
     """
     adapter = resolve_adapter(session, identifier)
     number = session.scalars(select(AdapterRow.id).where(AdapterRow.digest == adapter.digest)).one()
-    try:
-        location = locate(session, [adapter.digest])[adapter.digest]
-    except NotFoundError:
-        location = None
-    return AdapterDetail(adapter.digest, adapter, location, _memberships(session, adapter=number))
+    location = find_locations(session, [adapter.digest]).get(adapter.digest)
+    remote = locate_remote(session, [adapter.digest]).get(adapter.digest)
+    return AdapterDetail(adapter.digest, adapter, location, remote, _memberships(session, adapter=number))
 
 
 def show_corpus(session: Session, name: str) -> CorpusDetail:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, Update, and_, delete, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
+from registry.catalog.adapters import has_place
 from registry.catalog.aliases import (
     AliasLine,
     AliasMove,
@@ -27,7 +28,6 @@ from registry.catalog.identifiers import require_ids
 from registry.catalog.lineage import assign_lines
 from registry.catalog.members import Changes, changes, members, members_by_document
 from registry.catalog.models import (
-    AdapterLocationRow,
     AdapterRow,
     BuildAdapterRow,
     BuildItemRow,
@@ -234,12 +234,11 @@ def _check_complete(session: Session, build_id: int) -> None:
     )
     if stranger is not None:
         raise IntegrityError(f"document {stranger} has an adapter in build {build_id}, but the build did not read it")
-    located = select(AdapterLocationRow.pack_id).where(AdapterLocationRow.adapter_id == BuildAdapterRow.adapter_id)
     lost = _first_digest(
         session,
         select(AdapterRow.digest)
         .join(BuildAdapterRow, BuildAdapterRow.adapter_id == AdapterRow.id)
-        .where(BuildAdapterRow.build_id == build_id, ~located.exists()),
+        .where(BuildAdapterRow.build_id == build_id, ~has_place(BuildAdapterRow.adapter_id)),
     )
     if lost is not None:
         raise IntegrityError(

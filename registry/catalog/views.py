@@ -116,6 +116,7 @@ VIEWS = {
             _TITLE,
             Column("text", "text", "the passage"),
             Column("characters", "integer", "length of the text in Unicode code points"),
+            Column("withheld", "boolean", "whether title and text are not here (empty, then), only their digest"),
             _CREATED,
         ),
     ),
@@ -131,7 +132,12 @@ VIEWS = {
             _FINGERPRINT,
             _build(),
             Column("kind", "text", "`lora`"),
-            Column("producer", "text", "`trained`: by gradient descent on this adapter alone"),
+            Column(
+                "producer",
+                "text",
+                "`trained`: by gradient descent on this adapter alone; `imported`: made elsewhere, and `forgotten` if "
+                "it need not be kept",
+            ),
             Column("size_bytes", "integer", "bytes of the adapter"),
             Column("parameters", "integer", "numbers in it"),
             Column("examples", "integer", "training examples"),
@@ -314,6 +320,20 @@ VIEWS = {
             Column("to_version", "integer", "number of the version that it names since; null: it was removed"),
             Column("who", "text", "user name"),
             Column("moved_at", "moment", "when, in UTC"),
+        ),
+    ),
+    "v_remotes": View(
+        "a repository on the Hub that a corpus was pushed to or pulled from",
+        (
+            _CORPUS,
+            Column("endpoint", "text", "address of the Hub"),
+            Column("repository", "text", "`NAMESPACE/NAME`"),
+            Column("commit_id", "text", "the commit that was seen last"),
+            Column("is_lazy", "boolean", "whether adapters are left there until they are asked for"),
+            Column("adapters", "integer", "adapters of documents that are known to lie in it"),
+            Column("adapters_bytes", "integer", "bytes of these"),
+            Column("pushed_at", "moment", "when it was pushed to last, in UTC; null: never"),
+            Column("pulled_at", "moment", "when it was pulled from last, in UTC; null: never"),
         ),
     ),
 }

@@ -107,18 +107,19 @@ class VersionIndex:
             describe(partial, language=analyser.language, documents=count, deleted=before.deleted + len(gone))
 
     @staticmethod
-    def can_derive(parent: Path, language: str, removed: int) -> bool:
+    def can_derive(parent: Path, language: str, removed: int, *, documents: int | None = None) -> bool:
         """Return whether deriving from ``parent`` with that many removals is better than building.
 
-        It is not where the parent is missing, damaged or of another language or analyser, has so few documents that
-        building is as quick, or where a tenth of its documents would be deleted ones.
+        It is not where the parent is missing, damaged or of another language or analyser, does not hold so many
+        ``documents`` (None: however many), has so few that building is as quick, or where a tenth of its documents
+        would be deleted ones.
         """
         try:
             before = read_description(parent)
         except IntegrityError:
             return False
         held = before.documents + before.deleted
-        same = before.language == analyser_of(language).language
+        same = before.language == analyser_of(language).language and documents in (None, before.documents)
         return same and before.documents >= LEAST_DERIVED and before.deleted + removed <= held * MOST_DELETED
 
     @classmethod

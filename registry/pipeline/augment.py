@@ -14,7 +14,8 @@ from registry.augmentation import (
     parse_augmenter,
 )
 from registry.base_model import load
-from registry.catalog.augmentations import add_augmentations, answered_requests
+from registry.catalog.adapters import find_adapters
+from registry.catalog.augmentations import add_augmentations, answered_requests, find_withheld
 from registry.catalog.builds import staged_documents
 from registry.catalog.chunks import chunked
 from registry.errors import UsageError
@@ -55,14 +56,20 @@ def make_augmenter(chosen: Chosen, named: str | None, device: str) -> Augmenter:
     )
 
 
-def augment(registry: Registry, build_id: int, augmenter: Augmenter, progress: Progress) -> None:
-    """Have every staged document augmented that is not, storing each augmentation as it comes."""
+def augment(registry: Registry, build_id: int, augmenter: Augmenter, recipe_digest: str, progress: Progress) -> None:
+    """Have every staged document augmented that is not, storing each augmentation as it comes.
+
+    Where the content of an augmentation is withheld, the document's adapter under the recipe will do.
+    """
     missing: list[str] = []
     with registry.catalog.read() as session:
         for staged in chunked(staged_documents(session, build_id)):
             requests = {item.document.digest: augmenter.request_digest(item) for item in staged}
             answered = answered_requests(session, requests)
-            missing += [digest for digest in requests if digest not in answered]
+            left = {digest: request for digest, request in requests.items() if digest not in answered}
+            pairs = ((digest, known.digest) for digest, known in find_withheld(session, left).items())
+            encoded = {digest for digest, _ in find_adapters(session, recipe_digest, pairs)}
+            missing += [digest for digest in left if digest not in encoded]
     if missing:
         progress.start("augmenting", len(missing))
         at_once = 1 if augmenter.is_costly else STORE_COUNT

@@ -115,7 +115,9 @@ def build(home: Home, request: BuildRequest, progress: Progress) -> BuildSummary
         skipped = read_sources(registry, running.build_id, request, progress)
         devices = _devices(request.device)
         augmenter = make_augmenter(chosen, request.augmenter, devices[0])
-        augment(registry, running.build_id, augmenter, progress)
+        # Before augmenting: of what is lost the augmentation is needed again, which may be withheld.
+        forget_lost_packs(registry, progress)
+        augment(registry, running.build_id, augmenter, chosen.recipe.digest, progress)
         plan, totals, encode_wall_seconds = _encode(
             registry, running.build_id, request, chosen, augmenter, devices, progress
         )
@@ -302,7 +304,6 @@ def _encode(
     devices: tuple[str, ...],
     progress: Progress,
 ) -> tuple[AdapterPlan, EncodingTotals, float]:
-    forget_lost_packs(registry, progress)
     plan = plan_adapters(registry, build_id, augmenter, chosen.recipe.digest)
     wanted = Wanted(devices, request.workers, request.group_size, request.memory_bytes)
     started = time.perf_counter()

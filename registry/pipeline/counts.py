@@ -63,15 +63,15 @@ def count(
     for batch in look_up(registry, augmenter, recipe.digest, documents):
         for known in batch:
             document = known.staged.document
-            if known.augmentation is None:
+            if known.adapter_digest is not None:
+                reused += 1
+            elif known.augmentation is None:
                 if to_augment % stride == 0:
                     sampled += 1
                     guess = _typical_augmentation(document, recipe)
                     guessed.add(tokenizer, recipe, EncodingInput(document, guess))
                     written += _tokens_of(tokenizer, guess)
                 to_augment += 1
-            elif known.adapter_digest is not None:
-                reused += 1
             else:
                 exact.add(tokenizer, recipe, EncodingInput(document, known.augmentation))
         progress.advance(len(batch))

@@ -159,7 +159,7 @@ class _Found:
         self.adapters[document.digest] = known.adapter_digest
         for counter, counts in (
             (self.added, is_new),
-            (self.to_augment, known.augmentation is None),
+            (self.to_augment, known.augmentation is None and known.adapter_digest is None),
             (self.to_train, known.adapter_digest is None),
         ):
             if counts:

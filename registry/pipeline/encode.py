@@ -20,7 +20,7 @@ from registry.catalog.adapters import (
     pack_digests,
     packs_of_corpus,
 )
-from registry.catalog.augmentations import find_augmentations_by_request
+from registry.catalog.augmentations import find_augmentations_by_request, find_withheld
 from registry.catalog.builds import staged_counts, staged_documents
 from registry.catalog.chunks import chunked
 from registry.catalog.dialect import lock_packs
@@ -51,7 +51,7 @@ class AdapterPlan:
     """What a build finds before it trains: what is missing, and what the catalog has already.
 
     ``missing`` are the documents without an adapter and their places among all ``documents``, which are in order of
-    their size; ``sample`` are some of all documents.
+    their size; ``sample`` are some of all documents whose augmentations are not withheld.
     """
 
     documents: int = 0
@@ -105,18 +105,32 @@ def plan_adapters(registry: Registry, build_id: int, augmenter: Augmenter, recip
         for staged in chunked(staged_documents(session, build_id), CHUNK_DOCUMENTS):
             requests = {item.document.digest: augmenter.request_digest(item) for item in staged}
             augmentations = find_augmentations_by_request(session, requests)
-            pairs = [(document, augmentations[document].digest) for document in requests]
+            left = {digest: request for digest, request in requests.items() if digest not in augmentations}
+            withheld = find_withheld(session, left)
+            pairs = [(document, (augmentations.get(document) or withheld[document]).digest) for document in requests]
             adapters = find_adapters(session, recipe_digest, pairs)
             for place, pair in enumerate(pairs, plan.documents):
                 if pair in adapters:
                     found.append((pair[0], adapters[pair]))
                 else:
                     plan.missing.append((place, pair[0]))
-                if place % apart == 0:
+                if place % apart == 0 and pair[0] in augmentations:
                     plan.sample.append(pair[0])
             for augmentation in augmentations.values():
                 plan.augmentations.add(augmentation)
+            for document, known in withheld.items():
+                plan.augmentations.count(
+                    document,
+                    rewrites=known.rewrites,
+                    dropped_rewrites=known.dropped_rewrites,
+                    pairs=known.pairs,
+                    dropped_pairs=known.dropped_pairs,
+                    tokens=known.tokens,
+                    elapsed_seconds=known.elapsed_seconds,
+                )
             plan.documents += len(pairs)
+    if not plan.sample:  # all that were looked at are withheld
+        plan.sample = [digest for _, digest in plan.missing[:: max(1, len(plan.missing) // SAMPLE_DOCUMENTS)]]
     for part in chunked(found, 10 * CHUNK_DOCUMENTS):
         with registry.catalog.write() as session:
             assign_adapters(session, build_id, part)

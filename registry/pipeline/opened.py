@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from registry.catalog.adapters import locate
+from registry.catalog.adapters import find_locations, locate
 from registry.catalog.builds import corpus_language
 from registry.catalog.engine import Catalog, open_catalog
-from registry.catalog.members import changes, members, members_by_document
+from registry.catalog.members import changes, indexed_documents, members_by_document, withheld_documents
 from registry.catalog.references import resolve, resolve_open
+from registry.catalog.remotes.remotes import locate_remote
 from registry.digests import short
-from registry.errors import IntegrityError, StorageError
+from registry.errors import IntegrityError, NotFoundError, StorageError
 from registry.index import VersionIndex
 from registry.records import AdapterLocation, Document, Hit, Match, Pack, Version
 from registry.retrieval import hits_of
@@ -23,6 +24,8 @@ from registry.store.packs import PackStore
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+    from registry.pipeline.remote_adapters import RemoteAdapters
 
 MOST_MOVES = 100
 """So often an adapter may have moved before it is read; a build moves it once at most, and gc."""
@@ -62,13 +65,38 @@ class Registry:
     def adapters(self, digests: Iterable[str]) -> dict[str, memoryview]:
         """Return the bytes of adapters by digest, checked the first time that this process reads them.
 
+        Those that lie in no pack here are read from the repository that has them, and kept in a cache.
+
         Raises:
-            NotFoundError: an adapter is unknown or lies in no pack.
+            NotFoundError: an adapter is unknown or lies nowhere.
             IntegrityError: bytes are missing or damaged.
+            HubError: a repository with an adapter cannot be reached.
         """
         wanted = list(dict.fromkeys(digests))
-        locations = self._locate(wanted)
-        return {digest: self._read(locations[digest]) for digest in wanted}
+        with self.catalog.read() as session:
+            here = find_locations(session, wanted)
+            elsewhere = [digest for digest in wanted if digest not in here]
+            there = locate_remote(session, elsewhere) if elsewhere else {}
+            locate(session, (digest for digest in elsewhere if digest not in there))  # says which lies nowhere
+        fetched = self._remote_adapters.read(there) if there else {}
+        return {digest: fetched[digest] if digest in there else self._read(here[digest]) for digest in wanted}
+
+    def fetch(self, digests: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield those of the adapters that lie in repositories, from there and by digest, checked as they come.
+
+        Raises:
+            HubError: a repository cannot be reached.
+            IntegrityError: what came is not the adapter.
+        """
+        with self.catalog.read() as session:
+            places = locate_remote(session, digests)
+        yield from self._remote_adapters.fetch(places)
+
+    @cached_property
+    def _remote_adapters(self) -> RemoteAdapters:
+        from registry.pipeline.remote_adapters import RemoteAdapters  # brings the Hub's client
+
+        return RemoteAdapters(self)
 
     def _locate(self, digests: Sequence[str]) -> dict[str, AdapterLocation]:
         with self.catalog.read() as session:
@@ -111,13 +139,32 @@ class Registry:
         )
 
     def index(self, version: Version) -> VersionIndex:
-        """Return the index of a version; it is derived, so a missing or damaged one is made again."""
+        """Return the index of a version; it is derived, so a missing or damaged one is made again.
+
+        So is one from before texts came that had been withheld.
+        """
         folder = self.home.index_folder(version)
-        try:
-            return VersionIndex.open(folder)
-        except IntegrityError:
-            self.make_index(version)
-            return VersionIndex.open(folder)
+        with suppress(IntegrityError):
+            index = VersionIndex.open(folder)
+            if index.documents == self._searchable(version):
+                return index
+        self.make_index(version)
+        return VersionIndex.open(folder)
+
+    def _searchable(self, version: Version) -> int:
+        """Return how many documents the index of a version holds: those whose texts are here."""
+        with self.catalog.read() as session:
+            return version.documents - withheld_documents(session, version)
+
+    def nothing_found(self, version: Version) -> NotFoundError:
+        """Return the error that a question found nothing in a version of which texts are withheld."""
+        withheld = version.documents - self._searchable(version)
+        return NotFoundError(
+            f"nothing can be found in {withheld} of the {version.documents} documents of {version.reference}: their "
+            "texts are not here, only their digests",
+            hint=f"bring the texts: pragreg build SOURCE... --corpus {version.corpus}, or pragreg pull "
+            "NAMESPACE/NAME --texts SOURCE...",
+        )
 
     def make_index(self, version: Version, *, from_parent: bool = True) -> None:
         """Make the index of a version, from its parent's where there is one that is sound."""
@@ -125,13 +172,15 @@ class Registry:
         with self.catalog.read() as session:
             language = corpus_language(session, version.corpus) or "en"
             if from_parent and version.parent is not None:
-                parent = self.home.index_folder(resolve(session, f"{version.corpus}@v{version.parent}"))
+                parent = resolve(session, f"{version.corpus}@v{version.parent}")
+                before = self.home.index_folder(parent)
+                searchable = parent.documents - withheld_documents(session, parent)
                 difference = changes(session, version.corpus, version.parent, version.number)
-                if VersionIndex.can_derive(parent, language, len(difference.removed)):
+                if VersionIndex.can_derive(before, language, len(difference.removed), documents=searchable):
                     with suppress(IntegrityError):
-                        VersionIndex.derive(parent, folder, difference.added, difference.removed)
+                        VersionIndex.derive(before, folder, difference.added, difference.removed)
                         return
-            VersionIndex.build(folder, language, (document for document, _ in members(session, version)))
+            VersionIndex.build(folder, language, indexed_documents(session, version))
 
 
 class Retriever:
@@ -142,8 +191,19 @@ class Retriever:
         self._registry, self._version = registry, version
         self._index = registry.index(version)
 
+    @property
+    def has_all_texts(self) -> bool:
+        """Whether every document of the version can be found."""
+        return self._index.documents == self._version.documents
+
     def hits(self, questions: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
-        """Return the ``k`` best hits of every question, fewer where fewer documents share a word with it."""
+        """Return the ``k`` best hits of every question, fewer where fewer documents share a word with it.
+
+        Raises:
+            NotFoundError: no text of the version is here, so that nothing can be found.
+        """
+        if not self._index.documents and self._version.documents:
+            raise self._registry.nothing_found(self._version)
         try:
             return self._hits(questions, k)
         except IntegrityError:

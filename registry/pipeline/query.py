@@ -12,7 +12,8 @@ from registry.catalog.chunks import chunked
 from registry.catalog.members import documents_by_record, member_adapters
 from registry.catalog.queries import log_query
 from registry.catalog.recipes import get_base_model, get_recipe
-from registry.errors import UsageError
+from registry.digests import short
+from registry.errors import NotFoundError, UsageError
 from registry.generation.generate import Generated, OnText, generate, token_limit
 from registry.generation.slots import NO_ADAPTER, AdapterSlots
 from registry.layout import question_prompt, titled
@@ -306,4 +307,11 @@ def open_asker(
 def _passages(hits: Sequence[Hit], asking: Asking) -> list[str]:
     if asking.mode not in PASSAGE_MODES:
         return []
+    for hit in hits:
+        if not hit.document.title and not hit.document.text:
+            raise NotFoundError(
+                f"the document {short(hit.document.digest)} is withheld: its text is not here to be shown to the model",
+                hint="ask with --mode prag, or bring the texts: pragreg build SOURCE..., or pragreg pull "
+                "NAMESPACE/NAME --texts SOURCE...",
+            )
     return [titled(hit.document.title, hit.document.text) for hit in hits]

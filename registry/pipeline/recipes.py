@@ -16,6 +16,7 @@ from registry.base_model import (
     locate,
     require_same,
 )
+from registry.base_model.location import PUBLISHED
 from registry.catalog.recipes import add_base_model, add_recipe, get_base_model, get_recipe, recipe_of_corpus
 from registry.catalog.task_adapters import get_task_adapter, locate_task_adapter
 from registry.digests import short
@@ -133,13 +134,16 @@ def record_recipe(registry: Registry, chosen: Chosen) -> None:
 def files_of(registry: Registry, base_model: BaseModel, progress: Progress) -> ModelFiles:
     """Return the files of a catalogued base model, checked to be the same model.
 
+    Where only a repository named it, those of the home's own are returned if they are that model's.
+
     Raises:
         BaseModelError: they are not to be had, or are another model's now.
     """
+    is_ours = not base_model.reference.startswith(PUBLISHED)
     files = locate(
-        base_model.reference,
+        base_model.reference if is_ours else registry.home.base_model,
         models_path=registry.home.models_path,
-        revision=base_model.revision,
+        revision=base_model.revision if is_ours else None,
         notify=progress.say,
     )
     require_same(fingerprint(files), base_model)

@@ -23,14 +23,17 @@ def search(home: Home, reference: str, question: str, k: int) -> tuple[Version, 
 
     Raises:
         UsageError: the question is empty, or ``k`` is not from 1 to ``MAX_HITS``.
-        NotFoundError: there is no such version.
+        NotFoundError: there is no such version, or nothing is found and texts of it are withheld.
         HomeError: the catalog cannot be reached or has another schema.
     """
     check_question(question, k)
     try:
         with quick.reading(home.catalog_url) as catalog:
             version = catalog.resolve(reference)
-            matches = VersionIndex.open(home.index_folder(version)).search(question, k)
+            index = VersionIndex.open(home.index_folder(version))
+            if index.documents != version.documents:  # texts are withheld, or were when it was made
+                raise quick.NotQuick
+            matches = index.search(question, k)
             return version, hits_of([matches], partial(catalog.members_by_document, version))[0]
     except (quick.NotQuick, IntegrityError):
         # The ordinary way says what is wrong, or makes the index anew.
@@ -42,7 +45,11 @@ def _search(home: Home, reference: str, question: str, k: int) -> tuple[Version,
 
     with opened(home) as registry:
         version = registry.version(reference)
-        return version, Retriever(registry, version).hits([question], k)[0]
+        retriever = Retriever(registry, version)
+        (hits,) = retriever.hits([question], k)
+        if not hits and not retriever.has_all_texts:
+            raise registry.nothing_found(version)
+        return version, hits
 
 
 def check_question(question: str, k: int) -> None:

@@ -7,15 +7,16 @@ that is gone afterwards, and reads the real one.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from registry.augmentation import Augmenter
 from registry.catalog import schema
 from registry.catalog.adapters import find_adapters
-from registry.catalog.augmentations import find_augmentations_by_request
+from registry.catalog.augmentations import find_augmentations_by_request, find_withheld
 from registry.catalog.builds import StagedCounts, staged_counts, staged_documents
 from registry.catalog.chunks import chunked
 from registry.pipeline.build import BuildRequest, read_sources, running_build
@@ -25,6 +26,9 @@ from registry.pipeline.recipes import Chosen, record_recipe
 from registry.progress import Progress
 from registry.records import Augmentation, Skipped, StagedDocument
 from registry.settings import create_home
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A document of the sources, with what there is of it: None is yet to be written, or to be trained."""
+    """A document of the sources, with what there is of it: None is yet to be written, or to be trained.
+
+    An augmentation whose content is withheld is None; it is to be written only where the adapter is to be trained.
+    """
 
     staged: StagedDocument
     augmentation: Augmentation | None
@@ -79,11 +86,18 @@ def look_up(
     """
     lost = lost_packs(registry)
     for batch in chunked(documents):
-        augmentations = _augmentations(registry, augmenter, batch)
-        pairs = [(document, augmentation.digest) for document, augmentation in augmentations.items()]
+        requests = {staged.document.digest: augmenter.request_digest(staged) for staged in batch}
         with registry.catalog.read() as session:
-            found = find_adapters(session, recipe_digest, pairs, lost_packs=lost)
-        adapters = {document: adapter for (document, _), adapter in found.items()}
+            augmentations = find_augmentations_by_request(session, requests)
+            left = {digest: request for digest, request in requests.items() if digest not in augmentations}
+            pairs = [(digest, known.digest) for digest, known in find_withheld(session, left).items()]
+            adapters = _adapters(session, recipe_digest, pairs, lost)
+            if not augmenter.is_costly:
+                missing = left.keys() - adapters.keys()
+                made = augmenter.augment([staged for staged in batch if staged.document.digest in missing])
+                augmentations |= {augmentation.document_digest: augmentation for augmentation in made}
+            pairs = [(document, augmentation.digest) for document, augmentation in augmentations.items()]
+            adapters |= _adapters(session, recipe_digest, pairs, lost)
         digests = [staged.document.digest for staged in batch]
         yield [
             Known(staged, augmentations.get(digest), adapters.get(digest))
@@ -91,14 +105,8 @@ def look_up(
         ]
 
 
-def _augmentations(
-    registry: Registry, augmenter: Augmenter, batch: Sequence[StagedDocument]
-) -> dict[str, Augmentation]:
-    """Return what the catalog has, and what costs nothing to get, by document digest."""
-    requests = {staged.document.digest: augmenter.request_digest(staged) for staged in batch}
-    with registry.catalog.read() as session:
-        found = find_augmentations_by_request(session, requests)
-    if not augmenter.is_costly:
-        missing = [staged for staged in batch if staged.document.digest not in found]
-        found |= {augmentation.document_digest: augmentation for augmentation in augmenter.augment(missing)}
-    return found
+def _adapters(
+    session: Session, recipe_digest: str, pairs: Sequence[tuple[str, str]], lost: Collection[str]
+) -> dict[str, str]:
+    found = find_adapters(session, recipe_digest, pairs, lost_packs=lost)
+    return {document: adapter for (document, _), adapter in found.items()}

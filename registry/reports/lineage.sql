@@ -14,7 +14,12 @@ asked AS (SELECT * FROM v_queries WHERE query = :query),
 hits AS (
     SELECT
         v_query_hits.rank, v_query_hits.score, v_query_hits.weight, v_query_hits.document_digest, v_query_hits.title,
-        v_query_hits.adapter_digest, v_adapters.kind, v_adapters.augmentation_digest, v_adapters.pack_digest
+        v_query_hits.adapter_digest, v_adapters.kind, v_adapters.augmentation_digest, v_adapters.pack_digest,
+        EXISTS (
+            SELECT 1
+            FROM adapters JOIN remote_locations ON remote_locations.adapter_id = adapters.id
+            WHERE adapters.digest = v_query_hits.adapter_digest
+        ) AS in_repository
     FROM v_query_hits JOIN v_adapters ON v_adapters.adapter_digest = v_query_hits.adapter_digest
     WHERE v_query_hits.query = :query
 )
@@ -50,6 +55,10 @@ FROM (
     UNION ALL
     SELECT rank, 3, 'adapter', rank, kind, adapter_digest, NULL, weight FROM hits
     UNION ALL
-    SELECT rank, 4, 'pack', rank, CASE WHEN pack_digest IS NULL THEN 'collected' END, pack_digest, NULL, NULL FROM hits
+    SELECT
+        rank, 4, 'pack', rank,
+        CASE WHEN pack_digest IS NOT NULL THEN NULL WHEN in_repository THEN 'in a repository' ELSE 'collected' END,
+        pack_digest, NULL, NULL
+    FROM hits
 ) AS parts
 ORDER BY rank_order, position

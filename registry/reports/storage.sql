@@ -1,10 +1,11 @@
 -- title: Bytes of adapters by corpus, recipe and base model
 -- about: What every corpus, recipe and base model keeps in adapters, and what the packs take on the disk. An adapter
---   that two corpora share counts for both. Adapters that were collected are known still, but take no bytes.
+--   that two corpora share counts for both. Adapters that were collected are known still, but take no bytes. Those that
+--   lie in a repository alone count as kept, and take no room on this disk.
 -- param: limit integer = 50; the most rows; 0 for all
 -- column: part text; what is counted: corpus, recipe, base model, or packs for all pack files together
 -- column: name text; name of the corpus, digest of the recipe, or what the base model was named
--- column: adapters integer; adapters that lie in packs
+-- column: adapters integer; adapters that lie in packs or in a repository; for packs those that lie in packs
 -- column: size_bytes integer; bytes of these; for packs the bytes of the files, dead ones among them
 -- column: collected integer; adapters that are known, but whose bytes were collected
 -- chart: bar x=name y=size_bytes series=part
@@ -13,7 +14,9 @@ WITH
 gone AS MATERIALIZED (
     SELECT adapters.id, adapters.recipe_id, adapters.size_bytes
     FROM adapters LEFT JOIN adapter_locations ON adapter_locations.adapter_id = adapters.id
-    WHERE adapter_locations.adapter_id IS NULL
+    WHERE
+        adapter_locations.adapter_id IS NULL
+        AND NOT EXISTS (SELECT 1 FROM remote_locations WHERE remote_locations.adapter_id = adapters.id)
 ),
 -- A document that came back with the adapter that it had counts once.
 members AS NOT MATERIALIZED (

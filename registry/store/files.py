@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from registry.errors import StorageError
@@ -47,6 +48,12 @@ class PackFiles(Protocol):
 
     def write(self, chunks: Iterable[Bytes]) -> tuple[str, int]:
         """Store the bytes of ``chunks`` whole or not at all; return their sha256 and size in bytes."""
+
+    def take(self, source: Path, digest: str) -> None:
+        """Move a whole file, whose bytes are known to have that digest, to where its pack lies; it survives a crash.
+
+        Raises FileNotFoundError where the file is gone.
+        """
 
     def read(self, digest: str, offset: int, size_bytes: int) -> memoryview:
         """Return the range, shorter where the file ends before it."""

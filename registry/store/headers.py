@@ -18,6 +18,8 @@ from registry.errors import IntegrityError
 Bytes = bytes | bytearray | memoryview
 LENGTH_BYTES = 8
 ITEM_BYTES = {"F32": 4, "BF16": 2, "U8": 1}
+FOREIGN_ITEM_BYTES = {**ITEM_BYTES, "F16": 2}
+"""What files made elsewhere may hold too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,10 @@ def header_size(start: Bytes, *, limit: int, what: str) -> int:
     return LENGTH_BYTES + length
 
 
-def parse_header(data: Bytes, *, what: str) -> Header:
+def parse_header(data: Bytes, *, what: str, item_bytes: Mapping[str, int] = ITEM_BYTES) -> Header:
     """Parse a whole header (length, JSON, padding) and check that its tensors lie one after another.
+
+    ``item_bytes`` has the dtypes that are accepted, with the bytes of a number.
 
     Raises:
         IntegrityError: it is cut off, not JSON, has a key twice, an unknown dtype, a shape that does not fit its
@@ -89,7 +93,9 @@ def parse_header(data: Bytes, *, what: str) -> Header:
     metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise IntegrityError(f"{what} has malformed metadata: only text is allowed")
-    entries = sorted((_entry(name, field, what) for name, field in fields.items()), key=lambda e: (e.begin, e.end))
+    entries = sorted(
+        (_entry(name, field, what, item_bytes) for name, field in fields.items()), key=lambda e: (e.begin, e.end)
+    )
     position = 0
     for entry in entries:
         if entry.begin != position:
@@ -107,16 +113,16 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _entry(name: str, field: Any, what: str) -> Entry:
+def _entry(name: str, field: Any, what: str, item_bytes: Mapping[str, int]) -> Entry:
     malformed = IntegrityError(f"{what} has a malformed entry for the tensor {name!r}")
     if not isinstance(field, dict) or set(field) != {"dtype", "shape", "data_offsets"}:
         raise malformed
     dtype, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise IntegrityError(f"{what} has the tensor {name!r} of dtype {dtype!r}; known are {', '.join(ITEM_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in item_bytes:
+        raise IntegrityError(f"{what} has the tensor {name!r} of dtype {dtype!r}; known are {', '.join(item_bytes)}")
     if not _sizes(shape, at_most=4) or not _sizes(offsets, at_most=2) or len(offsets) != 2:
         raise malformed
-    if offsets[1] - offsets[0] != prod(shape) * ITEM_BYTES[dtype]:
+    if offsets[1] - offsets[0] != prod(shape) * item_bytes[dtype]:
         raise IntegrityError(f"{what} has the tensor {name!r} whose shape does not fit its bytes")
     return Entry(name=name, dtype=dtype, shape=tuple(shape), begin=offsets[0], end=offsets[1])
 

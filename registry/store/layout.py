@@ -169,14 +169,24 @@ def read_layout(data: Bytes) -> AdapterLayout:
 @lru_cache(maxsize=64)
 def _read_header(data: bytes) -> AdapterLayout:
     header = parse_header(data, what="the adapter")
-    shapes, rank, dtype = _modules(header)
-    layout = AdapterLayout.of(shapes, rank, dtype)
+    shapes, rank = lora_modules(header)
+    dtypes = {entry.dtype for entry in header.entries}
+    if len(dtypes) != 1 or not dtypes <= _DTYPE.keys():
+        raise IntegrityError(
+            f"the adapter must have one rank and one dtype of {', '.join(_DTYPE)}; it has the dtypes {sorted(dtypes)}"
+        )
+    layout = AdapterLayout.of(shapes, rank, _DTYPE[dtypes.pop()])
     if layout.header != data:
         raise IntegrityError("the adapter's header is not as safetensors writes it: other order, spacing or metadata")
     return layout
 
 
-def _modules(header: Header) -> tuple[dict[str, tuple[int, int]], int, AdapterDtype]:
+def lora_modules(header: Header) -> tuple[dict[str, tuple[int, int]], int]:
+    """Return (out, in) of every module that an adapter's tensors are for, and their rank.
+
+    Raises:
+        IntegrityError: a tensor is no LoRA weight or no matrix, one of A and B is missing, or ranks differ.
+    """
     inputs: dict[str, int] = {}
     outputs: dict[str, int] = {}
     ranks: set[int] = set()
@@ -193,13 +203,9 @@ def _modules(header: Header) -> tuple[dict[str, tuple[int, int]], int, AdapterDt
         ranks.add(rank)
     if alone := inputs.keys() ^ outputs.keys():
         raise IntegrityError(f"the adapter has only one of A and B for {min(alone)!r}")
-    dtypes = {entry.dtype for entry in header.entries}
-    if len(ranks) != 1 or len(dtypes) != 1 or not dtypes <= _DTYPE.keys():
-        raise IntegrityError(
-            f"the adapter must have one rank and one dtype of {', '.join(_DTYPE)}; "
-            f"it has ranks {sorted(ranks)} and dtypes {sorted(dtypes)}"
-        )
-    return {module: (outputs[module], inputs[module]) for module in inputs}, ranks.pop(), _DTYPE[dtypes.pop()]
+    if len(ranks) != 1:
+        raise IntegrityError(f"the adapter must have one rank and one dtype; it has the ranks {sorted(ranks)}")
+    return {module: (outputs[module], inputs[module]) for module in inputs}, ranks.pop()
 
 
 def check_body(layout: AdapterLayout, body: Bytes) -> None:

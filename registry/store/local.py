@@ -65,6 +65,28 @@ class LocalPackFiles:
         self.forget(digest)
         return digest, size_bytes
 
+    def take(self, source: Path, digest: str) -> None:
+        """Sync, rename, sync the folders; from another file system it is copied, and then removed there."""
+        path = self._root / relative_path(digest)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sync_file(source)
+            try:
+                source.replace(path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with source.open("rb") as file:
+                    self.write(iter(lambda: file.read(CHUNK_BYTES), b""))
+                source.unlink()
+            for folder in (path.parent, self._root, self._root.parent):
+                sync_folder(folder)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise storage_error("a pack cannot be moved to", str(self._root), error) from error
+        self.forget(digest)
+
     def read(self, digest: str, offset: int, size_bytes: int) -> memoryview:
         """Return a read-only view of the mapped file; it stays valid after the pack is deleted."""
         return self._map(digest).range(offset, size_bytes)
@@ -278,6 +300,15 @@ def _fill(descriptor: int, view: memoryview, offset: int) -> None:
         if len(view) > _BLOCK_BYTES:
             for start in range(0, len(view), _BLOCK_BYTES):
                 _fill(descriptor, view[start : start + _BLOCK_BYTES], offset + start)
+
+
+def sync_file(path: Path) -> None:
+    """Have the bytes of a file on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

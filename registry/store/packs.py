@@ -180,6 +180,17 @@ class PackStore:
         self._seen.pop(pack_digest, None)
         return size_bytes
 
+    def take(self, pack_digest: str, source: Path) -> None:
+        """Move a file of this machine, whose bytes were checked to have that digest, into the store, without a copy.
+
+        When this returns, the pack survives a crash of the machine. A file on another file system is copied.
+
+        Raises:
+            FileNotFoundError: the file is gone.
+        """
+        self._files.take(source, pack_digest)
+        self._seen.pop(pack_digest, None)
+
     def delete(self, pack_digest: str) -> bool:
         """Remove a pack, and return whether it was there; views that were read from a local one stay valid."""
         self._seen.pop(pack_digest, None)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
@@ -68,6 +69,14 @@ class RemotePackFiles:
             if self._size_or_none(path) != size_bytes:
                 self._upload(file.name, path, size_bytes)
         return digest, size_bytes
+
+    def take(self, source: Path, digest: str) -> None:
+        """Upload the file, and remove it here."""
+        size_bytes = source.stat().st_size
+        path = self._path(digest)
+        if self._size_or_none(path) != size_bytes:
+            self._upload(str(source), path, size_bytes)
+        source.unlink()
 
     def read(self, digest: str, offset: int, size_bytes: int) -> memoryview:
         """Return the range by one request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 from sqlalchemy import func, insert, select
@@ -11,15 +12,31 @@ from registry.catalog.augmentations import add_augmentations
 from registry.catalog.builds import stage
 from registry.catalog.engine import Catalog
 from registry.catalog.evaluations import EvaluationRecord, ResultRecord, add_evaluation
+from registry.catalog.members import member_digests
 from registry.catalog.models import Base, BuildRow
 from registry.catalog.pins import pin
 from registry.catalog.queries import log_query
 from registry.catalog.references import resolve
+from registry.catalog.remotes.publishing import member_records
+from registry.catalog.remotes.receiving import add_records
+from registry.catalog.remotes.remotes import add_remote_locations, save_remote
+from registry.catalog.remotes.source_names import save_names
 from registry.catalog.task_adapters import add_task_adapter
 from registry.catalog.versions import assign_adapters
 from registry.digests import sha256_hex
+from registry.published import FileRef, Member
 from registry.records import Answer, Augmentation, Document, Hit, Place, PlacedDocument, QAPair, TaskAdapter
-from tests.catalog.workshop import ADAPTER_BYTES, BASE_MODEL, TRAINING, Workshop, document, pack_of, placed
+from tests.catalog.workshop import (
+    ADAPTER_BYTES,
+    BASE_MODEL,
+    TRAINING,
+    Workshop,
+    augmentation_of,
+    document,
+    encoded_adapter,
+    pack_of,
+    placed,
+)
 
 ODD = Document.of("Ünruh 灯台 🗼", 'A "beacon"\twith\\backslashes,\nlines, \\N, \\. and e\u0301 — ' + "x" * 3_000)
 LARGEST = 2**63 - 1
@@ -60,6 +77,7 @@ def fill(catalog: Catalog) -> Workshop:
         )
     _evaluate(workshop)
     _ask(workshop)
+    _exchange(workshop)
     with catalog.write() as session:
         running = workshop.begin(session, "mill", pid=4_000_000)
         stage(session, running, [placed(1), placed(2)])
@@ -99,6 +117,38 @@ def _evaluate(workshop: Workshop) -> None:
         )
         with workshop.catalog.write() as session:
             add_evaluation(session, record)
+
+
+def _exchange(workshop: Workshop) -> None:
+    """Have a corpus in a repository, and one of its documents only by its digest."""
+    withheld = document(99)
+    with workshop.catalog.write() as session:
+        pairs = list(member_digests(session, resolve(session, "mill")))
+        remote = save_remote(
+            session,
+            corpus="mill",
+            endpoint="https://hub.example",
+            repository="ada/mühle",
+            commit_id="0f" * 20,
+            root='{"corpus": "mühle"}',
+            is_lazy=True,
+            pulled_at=datetime(2026, 3, 1, 12, 30, 15, 250, tzinfo=UTC),
+        )
+        save_names(session, remote, {"/home/ada/Küste #1.jsonl": "Küste #1.jsonl"})
+        pack = FileRef(sha256_hex(b"a pack"), LARGEST)
+        (record, *_) = member_records(session, pairs, "all")
+        augmentation = augmentation_of(withheld)
+        adapter = encoded_adapter(augmentation, workshop.recipe)
+        received = replace(
+            record,
+            document_digest=withheld.digest,
+            augmentation_digest=augmentation.digest,
+            adapter_digest=adapter.digest,
+        )
+        add_records(session, [received])
+        for number, (document_digest, adapter_digest) in enumerate([*pairs, (withheld.digest, adapter.digest)]):
+            member = Member(document_digest, adapter_digest, 1, None, document_digest, False, (), 9, pack, number, pack)
+            add_remote_locations(session, remote, [member])
 
 
 def _ask(workshop: Workshop) -> None:

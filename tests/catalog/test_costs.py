@@ -14,6 +14,8 @@ from registry.catalog.documents import get_documents, resolve_document
 from registry.catalog.engine import Catalog
 from registry.catalog.history import list_version_lines
 from registry.catalog.listing import list_adapters, list_documents, show_adapter, show_document
+from registry.catalog.members import withheld_documents
+from registry.catalog.remotes.publishing import delta
 from registry.catalog.versions import changes, list_versions, members, members_by_document, resolve
 from tests.catalog.workshop import Workshop, augmentation_of, document, encoded_adapter, placed
 
@@ -46,6 +48,9 @@ LOOKUPS: dict[str, Lookup] = {
         session, resolve(session, "coast"), [one(number, work)[0] for number in range(5)]
     ),
     "changes": lambda session, work: list(changes(session, "coast", 1, 2).added),
+    "delta": lambda session, _: delta(session, "coast", 1, 2, {}).opened,
+    "delta back": lambda session, _: delta(session, "coast", 2, 1, {}).opened,
+    "withheld_documents": lambda session, _: [withheld_documents(session, resolve(session, "coast"))],
     "show_document": lambda session, work: show_document(session, one(3, work)[0]),
     "show_adapter": lambda session, work: show_adapter(session, one(3, work)[2]),
     "list_documents": lambda session, work: list_documents(session, limit=5),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -15,22 +13,15 @@ from types import ModuleType
 import pytest
 
 from cli.main import run as run_command
+from tests.examples.scripts import ROOT, field, load_script, outputs
 from tests.pipeline.conftest import write_sample
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "upkeep-transcript.md"
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(ROOT / "examples"))  # as for who runs it
-    spec = importlib.util.spec_from_file_location("upkeep_transcript", ROOT / "examples" / "upkeep.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / "examples"))
+def script() -> ModuleType:
+    return load_script("upkeep")
 
 
 def in_this_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
@@ -39,18 +30,6 @@ def in_this_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
     with redirect_stdout(output), redirect_stderr(output):
         status = run_command(arguments)
     return status, output.getvalue()
-
-
-def outputs(transcript: str) -> list[tuple[str, str]]:
-    """Return the commands of a transcript and what they printed."""
-    found = re.findall(r"```console\n\$ pragreg ([^\n]*)\n(.*?)```", transcript, re.DOTALL)
-    return [(command, output) for command, output in found]
-
-
-def field(output: str, name: str) -> str:
-    match = re.search(rf"^{re.escape(name)}  +(.*)$", output, re.MULTILINE)
-    assert match is not None, output
-    return match[1].strip()
 
 
 def test_a_corpus_changes_and_nothing_is_lost(
@@ -69,7 +48,7 @@ def test_a_corpus_changes_and_nothing_is_lost(
     script.show_all(transcript, sample.documents, sample.augmentations, options)
     shown = outputs(capsys.readouterr().out)
     said: dict[str, list[str]] = {}
-    for command, output in shown:
+    for _, command, output in shown:
         said.setdefault(command.split()[0], []).append(output)
 
     first, dry, second, cheaper, again, last = said["build"]
@@ -99,7 +78,7 @@ def test_a_corpus_changes_and_nothing_is_lost(
 
 def test_the_page_shows_what_the_script_does(script: ModuleType) -> None:
     source = (ROOT / "examples" / "upkeep.py").read_text(encoding="utf-8")
-    commands = [shlex.split(command) for command, _ in outputs(PAGE.read_text(encoding="utf-8"))]
+    commands = [shlex.split(command) for _, command, _ in outputs(PAGE.read_text(encoding="utf-8"))]
     names = re.findall(r'transcript\.pragreg\(\s*(?:"(\w+)"|\*BUILD)', source)
     assert [command[0] for command in commands] == [name or "build" for name in names]
     assert commands[1][:6] == [*script.BUILD]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,21 @@ import pytest
 
 import registry
 from registry.catalog import schema
+from registry.catalog.engine import Catalog
 from registry.documents import ReadOptions
 from registry.pipeline.build import BuildRequest, BuildSummary, build
+from registry.pipeline.pull.request import PullRequest
+from registry.pipeline.pull.run import pull
+from registry.pipeline.push.request import PushReport, PushRequest
+from registry.pipeline.push.run import push
 from registry.pipeline.recipes import RecipeRequest
 from registry.progress import Silent
-from registry.settings import Home, create_home
+from registry.settings import Home, create_home, open_home
+from registry.store.packs import PackStore
+from tests.hub.maker import Maker, maker, new_home
+from tests.hub.server import HubServer
+from tests.pipeline.pushed import REPOSITORY
+from tests.upkeep.corpus_maker import CorpusMaker
 
 ROOT = Path(registry.__file__).parents[1]
 
@@ -29,6 +40,10 @@ TEXTS = {
     "gate": ("The Gate", "The gate of Quill has nine locks whose keys are kept by nine families."),
     "kite": ("The Kite", "The kite of Brom lifts a basket in which the weather warden counts clouds."),
 }
+
+SHARED = "ada/notes"
+NOTES = dict.fromkeys(range(12), 0)
+"""The first version that ``ada`` has, as ``Maker.build`` takes it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,85 @@ def write_sample(folder: Path) -> Sample:
     return files
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Folders of homes to be copied, and the files of the repository that the first one was pushed to.
+
+    ``ada`` has two versions of ``default``, of random adapters: of twelve notes two are edited and one is new in the
+    second. The others are of somebody with the same base model: before a pull, after it, and after a lazy one.
+    """
+
+    ada: Path
+    empty: Path
+    full: Path
+    lazy: Path
+    files: dict[str, bytes]
+
+
+@pytest.fixture(scope="session")
+def exchange(hub_process: HubServer, tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path) -> Exchange:
+    """Pushed and pulled once in a session."""
+    folder = tmp_path_factory.mktemp("exchange")
+    ada, empty = new_home(folder / "ada", tiny_model_path), new_home(folder / "empty", tiny_model_path)
+    with maker(ada) as made:
+        made.build(NOTES, message="the first")
+        made.build({**NOTES, 3: 1, 5: 2, 12: 0}, message="the second")
+    for name in ("pushed", "full", "lazy"):
+        shutil.copytree((ada if name == "pushed" else empty).path, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in hub_process.environment().items():
+            patch.setenv(name, value)
+        hub_process.reset()
+        push(open_home(folder / "pushed"), PushRequest(SHARED), Silent())
+        for name in ("full", "lazy"):
+            pull(open_home(folder / name), PullRequest(SHARED, is_lazy=name == "lazy"), Silent())
+    files = {path: hub_process.read(SHARED, path) for path in hub_process.state(SHARED).files}
+    return Exchange(ada.path, empty.path, folder / "full", folder / "lazy", files)
+
+
+@pytest.fixture
+def shared(hub: HubServer, exchange: Exchange) -> HubServer:
+    """The Hub with the repository that Ada's home was pushed to."""
+    head = hub.commit(SHARED, exchange.files)
+    for number in (1, 2):
+        hub.ref(SHARED, f"v{number}", head)
+    hub.reset_counters()
+    return hub
+
+
+@pytest.fixture
+def ada(exchange: Exchange, tmp_path: Path) -> Iterator[Maker]:
+    """The home with two versions, which remembers no push."""
+    with maker(_copied(exchange.ada, tmp_path / "ada")) as made:
+        yield made
+
+
+@pytest.fixture
+def bob(exchange: Exchange, tmp_path: Path) -> Home:
+    """The empty home."""
+    return _copied(exchange.empty, tmp_path / "bob")
+
+
+@pytest.fixture
+def full(exchange: Exchange, shared: HubServer, tmp_path: Path) -> Home:
+    """The home after a pull."""
+    return _copied(exchange.full, tmp_path / "full", shared)
+
+
+@pytest.fixture
+def lazy(exchange: Exchange, shared: HubServer, tmp_path: Path) -> Home:
+    """The home after a lazy pull."""
+    return _copied(exchange.lazy, tmp_path / "lazy", shared)
+
+
+def _copied(source: Path, folder: Path, hub: HubServer | None = None) -> Home:
+    shutil.copytree(source, folder)
+    if hub is not None:  # each test has a commit of its own
+        with sqlite3.connect(folder / "catalog.sqlite") as connection:
+            connection.execute("UPDATE remotes SET commit_id = ?", [hub.state(SHARED).head])
+    return open_home(folder)
+
+
 def state(home: Home) -> tuple[list[str], list[tuple[str, bytes]]]:
     """Return all rows of a registry's catalog and all its other files but what is remembered of base models."""
     with sqlite3.connect(home.path / "catalog.sqlite") as connection:
@@ -124,3 +218,21 @@ def run_build(home: Home, request_of: Callable[..., BuildRequest]) -> Callable[.
         return build(home, request, progress or Silent())
 
     return run
+
+
+@pytest.fixture
+def crafted(home: Home, catalog: Catalog) -> CorpusMaker:
+    """Makes versions of ``home`` without training."""
+    return CorpusMaker(home, catalog, PackStore(home.packs_url))
+
+
+@pytest.fixture
+def send(home: Home, hub: HubServer) -> Callable[..., PushReport]:
+    """A function that pushes ``handbook`` of ``home``; the server counts from its beginning."""
+
+    def send(home: Home = home, reference: str | None = "handbook", **changes: object) -> PushReport:
+        hub.reset_counters()
+        request = PushRequest(**{"repository": REPOSITORY, "reference": reference} | changes)  # type: ignore[arg-type]
+        return push(home, request, Silent())
+
+    return send

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from sqlalchemy import text
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from registry.catalog.documents import fill_documents
 from registry.catalog.listing import list_queries
 from registry.catalog.members import members
 from registry.documents import ReadOptions
@@ -27,7 +29,7 @@ from registry.pipeline.query import COMMON_FOLDER, Asker, Asking, open_asker
 from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.search import search
 from registry.progress import Silent
-from registry.records import MODES, Answer, Mode
+from registry.records import MODES, Answer, Match, Mode
 from registry.settings import Home, create_home
 from registry.store.layout import read_layout
 from tests.pipeline.conftest import write_sample
@@ -245,3 +247,26 @@ def test_damaged_bytes_are_not_answered_from(built: Home) -> None:
             list(asker.ask(["the mill ferry lamp bell well gate kite"], Asking(k=7, log=False)))
     finally:
         pack.write_bytes(whole)
+
+
+def test_without_texts_nothing_is_found_and_no_passage_shown(built: Home) -> None:
+    with open_asker(built, "default", device="cpu") as asker:
+        (found,) = asker.retrieve(QUESTIONS[:1], 1)
+    gold = [[Match(found[0].document.digest, 1.0)]]
+    with opened(built) as registry, registry.catalog.write() as session:
+        whole = [document for document, _ in members(session, registry.version("default"))]
+        session.execute(text("UPDATE documents SET title = '', text = '', characters = 0, withheld = true"))
+    try:
+        with open_asker(built, "default", device="cpu") as asker:
+            for mode in ("prag", "rag"):
+                with pytest.raises(NotFoundError, match="their texts are not here"):
+                    list(asker.ask(QUESTIONS[:1], Asking(mode=mode, k=1, log=False)))
+            (answer,) = asker.ask(QUESTIONS[:1], Asking(mode="prag", k=1, log=False), gold=gold)
+            assert answer.hits[0].adapter_digest == found[0].adapter_digest
+            with pytest.raises(NotFoundError, match="withheld: its text is not here to be shown"):
+                list(asker.ask(QUESTIONS[:1], Asking(mode="rag", k=1, log=False), gold=gold))
+            assert len(list(asker.ask(QUESTIONS[:1], Asking(mode="closed-book", log=False)))) == 1
+    finally:
+        with opened(built) as registry, registry.catalog.write() as session:
+            assert fill_documents(session, whole) == len(whole)
+    assert search(built, "default", QUESTIONS[0], 1)[1] == found

@@ -185,3 +185,39 @@ def test_importing_the_store_is_cheap() -> None:
     code = "import sys, registry.store; print(sorted({'torch', 'numpy', 'fsspec', 'sqlalchemy'} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_file_of_another_file_system_is_taken_in_by_a_copy(tmp_path: Path, make_adapters: Make) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system")
+    pack = PackStore(str(tmp_path / "one")).write(make_adapters(3))
+    source = elsewhere / f"{os.getpid()}-{pack.digest}"
+    source.write_bytes((tmp_path / "one" / pack.digest[:2] / f"{pack.digest}.safetensors").read_bytes())
+    try:
+        store = PackStore(str(tmp_path / "two"))
+        store.take(pack.digest, source)
+        assert not source.exists()
+    finally:
+        source.unlink(missing_ok=True)
+    assert store.verify(pack.digest) == pack
+    assert list(store.partials()) == []
+
+
+def test_taking_a_file_into_a_full_disk_leaves_it_where_it_is(
+    tmp_path: Path, make_adapters: Make, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system")
+    pack = PackStore(str(tmp_path / "one")).write(make_adapters(3))
+    source = elsewhere / f"{os.getpid()}-{pack.digest}"
+    source.write_bytes((tmp_path / "one" / pack.digest[:2] / f"{pack.digest}.safetensors").read_bytes())
+    store = PackStore(str(tmp_path / "two"))
+    try:
+        with largest_file(1_000), pytest.raises(StorageError):
+            store.take(pack.digest, source)
+        assert source.exists()
+    finally:
+        source.unlink(missing_ok=True)
+    assert not store.exists(pack.digest)

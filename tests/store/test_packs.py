@@ -227,3 +227,19 @@ def test_quarantine_takes_a_file_out_of_the_packs_and_overwrites_nothing(
 
 def test_an_empty_store_has_no_partial_and_no_quarantined_files(store: PackStore) -> None:
     assert (list(store.partials()), list(store.quarantined())) == ([], [])
+
+
+def test_a_file_is_taken_in_over_a_damaged_one_and_is_gone_where_it_was(
+    store: PackStore, packs_url: str, make_adapters: Make, tmp_path: Path
+) -> None:
+    pack = store.write(make_adapters(3))
+    content = bytes_of(packs_url, pack)
+    arrived = tmp_path / "arrived"
+    arrived.write_bytes(content)
+    overwrite(packs_url, pack, content[:-5])
+    store.take(pack.digest, arrived)
+    assert not arrived.exists()
+    assert store.verify(pack.digest) == pack
+    with pytest.raises(FileNotFoundError):
+        store.take(pack.digest, arrived)
+    assert store.verify(pack.digest) == pack

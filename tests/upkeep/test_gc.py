@@ -384,6 +384,20 @@ def test_what_killed_writers_left_goes(small: CorpusMaker) -> None:
     assert not partial.exists()
 
 
+def test_what_interrupted_pulls_left_goes_when_nobody_went_on_from_it(small: CorpusMaker) -> None:
+    small.build({0: 0})
+    arrived = small.home.incoming_path / f"{'ab' * 32}.safetensors"
+    arrived.parent.mkdir(parents=True)
+    arrived.write_bytes(bytes(1_000))
+    assert small.collect(grace_seconds=3_600.0).young == 1
+    small.age()
+    assert freed(small.collect(grace_seconds=3_600.0, yes=False)) == {"partial files": 1}
+    assert arrived.exists()
+    report = small.collect(grace_seconds=3_600.0)
+    assert (freed(report), report.size_bytes) == ({"partial files": 1}, 1_000)
+    assert not arrived.exists()
+
+
 def test_a_damaged_pack_is_left_as_it_is(small: CorpusMaker) -> None:
     small.build(dict.fromkeys(range(10), 0))
     small.build({9: 0, 8: 0})

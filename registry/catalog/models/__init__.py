@@ -27,6 +27,7 @@ from registry.catalog.models.corpora import (
     VersionRow,
 )
 from registry.catalog.models.evaluations import EvaluationResultRow, EvaluationRow, EvaluationScoreRow
+from registry.catalog.models.remotes import RemoteLocationRow, RemoteNameRow, RemotePackRow, RemoteRow
 
 __all__ = [
     "AdapterInputRow",
@@ -53,6 +54,10 @@ __all__ = [
     "QueryHitRow",
     "QueryRow",
     "RecipeRow",
+    "RemoteLocationRow",
+    "RemoteNameRow",
+    "RemotePackRow",
+    "RemoteRow",
     "SourceRow",
     "TaskAdapterQuestionRow",
     "TaskAdapterRow",

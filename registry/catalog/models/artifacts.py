@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, UniqueConstraint, false, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.catalog.models.base import Base, Digest, Id
 from registry.digests import text_key
+
+# As SQLAlchemy writes the condition for SQLite and for PostgreSQL.
+_IS_WITHHELD = (text("withheld = 1"), text("withheld"))
 
 
 def _text_key_of_row(context: DefaultExecutionContext) -> int:
@@ -78,6 +81,7 @@ class DocumentRow(Base):
         CheckConstraint("length(digest) = 64", name="digest_length"),
         CheckConstraint("characters >= 0", name="characters_not_negative"),
         Index(None, "text_key"),
+        Index("ix_documents_withheld", "id", sqlite_where=_IS_WITHHELD[0], postgresql_where=_IS_WITHHELD[1]),
         {"comment": "The units that are retrieved and encoded: titles and passages, normalised."},
     )
 
@@ -92,6 +96,9 @@ class DocumentRow(Base):
         default=_text_key_of_row,
         comment="the first 8 bytes of the sha256 of the text, as a signed number; equal for equal texts",
     )
+    withheld: Mapped[bool] = mapped_column(
+        server_default=false(), comment="title and text are not here, only what they are: their digest"
+    )
 
 
 class AugmentationRow(Base):
@@ -105,6 +112,7 @@ class AugmentationRow(Base):
         Index(None, "document_id"),
         # Covers the report on augmentations; by id, so that the requests are met in their order.
         Index("ix_augmentations_yield", "generator", "prompts_version", "id", "rewrites", "pairs"),
+        Index("ix_augmentations_withheld", "id", sqlite_where=_IS_WITHHELD[0], postgresql_where=_IS_WITHHELD[1]),
         {"comment": "Rewrites and question-answer pairs generated from one document, as they came."},
     )
 
@@ -118,6 +126,9 @@ class AugmentationRow(Base):
     rewrites: Mapped[int] = mapped_column(comment="number of rewrites in the payload")
     pairs: Mapped[int] = mapped_column(comment="number of question-answer pairs in the payload")
     created_at: Mapped[datetime]
+    withheld: Mapped[bool] = mapped_column(
+        server_default=false(), comment="the payload is not here, only what it is: its digest and counts"
+    )
 
 
 class AugmentationRequestRow(Base):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from registry.catalog.models.base import Base, Digest, Id
 
 _CLOSED = text("to_version IS NOT NULL")
+_LATER = text("from_version > 1")
 
 
 class CorpusRow(Base):
@@ -122,6 +123,19 @@ class PlaceRow(Base):
         CheckConstraint("ordinal >= 0", name="ordinal_not_negative"),
         # Covers the report on documents that stand at several places.
         Index("ix_places_documents", "document_id", "corpus_id", "from_version", "to_version"),
+        # For what changed between two versions alone, and without the many places that stay as they were.
+        Index(
+            "ix_places_begun",
+            *("corpus_id", "from_version", "document_id"),
+            sqlite_where=_LATER,
+            postgresql_where=_LATER,
+        ),
+        Index(
+            "ix_places_ended",
+            *("corpus_id", "to_version", "document_id"),
+            sqlite_where=_CLOSED,
+            postgresql_where=_CLOSED,
+        ),
         {"comment": "Where documents stand in their sources, in which versions."},
     )
 

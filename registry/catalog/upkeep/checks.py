@@ -135,20 +135,26 @@ def altered_recipes(session: Session) -> list[Altered]:
 
 
 def count_texts(session: Session) -> tuple[int, int]:
-    """Return how many documents and augmentations there are."""
-    documents = session.scalar(select(func.count()).select_from(DocumentRow)) or 0
-    return documents, session.scalar(select(func.count()).select_from(AugmentationRow)) or 0
+    """Return how many documents and augmentations there are whose texts are here."""
+    documents = session.scalar(select(func.count()).select_from(DocumentRow).where(~DocumentRow.withheld))
+    augmentations = session.scalar(select(func.count()).select_from(AugmentationRow).where(~AugmentationRow.withheld))
+    return documents or 0, augmentations or 0
 
 
 def altered_documents(session: Session) -> Iterator[Altered | None]:
-    """Yield of every document what is altered in it, None for a sound one: digest, or the number of characters."""
+    """Yield of every document what is altered in it, None for a sound one: digest, or the number of characters.
+
+    Of a withheld one there is nothing to compare.
+    """
     rows = session.execute(
         select(
             DocumentRow.digest,
             _raw(session, DocumentRow.title),
             _raw(session, DocumentRow.text),
             DocumentRow.characters,
-        ).execution_options(yield_per=KEYS)
+        )
+        .where(~DocumentRow.withheld)
+        .execution_options(yield_per=KEYS)
     )
     for digest, raw_title, raw_text, characters in rows:
         title, text = _decoded(raw_title), _decoded(raw_text)
@@ -163,7 +169,7 @@ def altered_documents(session: Session) -> Iterator[Altered | None]:
 
 
 def altered_augmentations(session: Session) -> Iterator[Altered | None]:
-    """Yield of every augmentation what is altered in it, None for a sound one."""
+    """Yield of every augmentation what is altered in it, None for a sound one; withheld ones are left out."""
     rows = session.execute(
         select(
             AugmentationRow.digest,
@@ -175,6 +181,7 @@ def altered_augmentations(session: Session) -> Iterator[Altered | None]:
             AugmentationRow.pairs,
         )
         .join(DocumentRow, DocumentRow.id == AugmentationRow.document_id)
+        .where(~AugmentationRow.withheld)
         .execution_options(yield_per=KEYS)
     )
     for digest, document, generator, prompts_version, raw, rewrites, pairs in rows:

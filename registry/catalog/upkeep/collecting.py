@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, case, cast, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from registry.catalog.adapters import add_pack, delete_packs
+from registry.catalog.adapters import add_pack, delete_packs, in_repository
 from registry.catalog.dialect import BULK, lock_builds_and_packs, lock_packs, refresh_statistics
 from registry.catalog.models import (
     AdapterLocationRow,
@@ -204,13 +204,18 @@ def _uses(session: Session) -> list[PackUse]:
 
 
 def _find_lost(session: Session) -> None:
-    """Fill the table of adapters that lie only in packs that go or are written anew, and are not alive."""
+    """Fill the table of adapters that lie only in packs that go or are written anew, and are not alive.
+
+    One that lies in a repository too is not lost.
+    """
     going = select(AdapterLocationRow.adapter_id).join(GOING, GOING.c.pack_id == AdapterLocationRow.pack_id)
     staying = select(AdapterLocationRow.pack_id).where(
         AdapterLocationRow.adapter_id == AdapterRow.id, AdapterLocationRow.pack_id.not_in(select(GOING.c.pack_id))
     )
     is_alive = select(LIVE.c.adapter_id).where(LIVE.c.adapter_id == AdapterRow.id)
-    lost = select(AdapterRow.id).where(AdapterRow.id.in_(going), ~is_alive.exists(), ~staying.exists())
+    lost = select(AdapterRow.id).where(
+        AdapterRow.id.in_(going), ~is_alive.exists(), ~staying.exists(), ~in_repository(AdapterRow.id)
+    )
     session.execute(insert(LOST).from_select(["adapter_id"], lost))
     refresh_statistics(session, LOST)
 

@@ -1,8 +1,9 @@
 """Which adapters are alive, as garbage collection sees it.
 
 An adapter is alive if a version has it that was not collected (or that an alias or a pin names all the same), if its
-recipe is a running build's or a running build has given it to a document, or if it is young. What is alive is put into
-a temporary table: a million adapters take a few seconds.
+recipe is a running build's or a running build has given it to a document, or if it is young: made lately, or received
+lately from a repository, by a pull that has yet to make its versions. So is one that was imported by itself. What is
+alive is put into a temporary table: a million adapters take a few seconds.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Column, MetaData, Select, Table, and_, delete, func, insert, or_, select, union
+from sqlalchemy import Column, ColumnElement, MetaData, Select, Table, and_, delete, func, insert, or_, select, union
 from sqlalchemy.orm import Session
 
 from registry.catalog.builds import IsAlive
 from registry.catalog.chunks import chunked
 from registry.catalog.dialect import refresh_statistics
+from registry.catalog.imported import is_kept
 from registry.catalog.models import (
     AdapterInputRow,
     AdapterLocationRow,
@@ -27,6 +29,7 @@ from registry.catalog.models import (
     BuildRow,
     CorpusRow,
     MembershipRow,
+    PackRow,
     PinRow,
     VersionRow,
 )
@@ -113,12 +116,23 @@ def find_live(session: Session, protection: Protection, among: Select[int] | Non
         (AdapterInputRow.adapter_id, AdapterInputRow.recipe_id.in_(recipes)),
         (BuildAdapterRow.adapter_id, BuildAdapterRow.build_id.in_(builds)),
         (AdapterRow.id, AdapterRow.created_at >= protection.since),
+        (AdapterLocationRow.adapter_id, _is_received_since(protection.since)),
+        (AdapterRow.id, is_kept()),
     ]
     if among is not None:
         ways = [(column, and_(column.in_(among), is_alive)) for column, is_alive in ways]
     alive = union(*(select(column).where(is_alive) for column, is_alive in ways))
     session.execute(insert(LIVE).from_select(["adapter_id"], alive))
     refresh_statistics(session, LIVE)
+
+
+def _is_received_since(moment: datetime) -> ColumnElement[bool]:
+    """Return the condition that no build here made an adapter, and that a pack which holds it came since then."""
+    young = select(PackRow.id).where(PackRow.created_at >= moment)
+    received = select(AdapterRow.id).where(
+        AdapterRow.id == AdapterLocationRow.adapter_id, AdapterRow.build_id.is_(None)
+    )
+    return and_(AdapterLocationRow.pack_id.in_(young), received.exists())
 
 
 def _living_builds(session: Session, is_alive: IsAlive) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Exists, SQLColumnExpression, exists, func, select
 from sqlalchemy.orm import Session
 
+from registry.catalog.adapters import has_place
 from registry.catalog.models import (
     AdapterLocationRow,
     AdapterRow,
@@ -104,13 +105,12 @@ def pack_tables(session: Session, digests: Iterable[str]) -> list[PackTable]:
 
 
 def adapters_without_place(session: Session) -> list[str]:
-    """Return the adapters that a version (not collected) has, but that lie in no pack.
+    """Return the adapters that a version (not collected) has, but that lie neither in a pack nor in a repository.
 
     What a build has given to a document is not asked for: its process may be gone, and gc have taken it. One that lives
     checks before it commits.
     """
-    placed = exists().where(AdapterLocationRow.adapter_id == AdapterRow.id)
-    query = select(AdapterRow.digest).where(~placed, _in_version(session, AdapterRow.id))
+    query = select(AdapterRow.digest).where(~has_place(AdapterRow.id), _in_version(session, AdapterRow.id))
     return list(session.scalars(query.order_by(AdapterRow.digest)))
 
 

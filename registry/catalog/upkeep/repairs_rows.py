@@ -30,6 +30,9 @@ DISPENSABLE = frozenset(
         "evaluation_results",
         "evaluation_scores",
         "query_hits",
+        "remote_locations",
+        "remote_names",
+        "remote_packs",
     }
 )
 """Tables whose rows are derived, staged, or parts of a log: what dangles there can be done without."""

@@ -62,10 +62,14 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What the memberships say of a version: how many documents, and the bytes of their adapters."""
+    """What the memberships say of a version: how many documents, and the bytes of their adapters.
+
+    Of ``withheld`` documents the texts are not here.
+    """
 
     documents: int
     size_bytes: int
+    withheld: int
 
 
 def version_states(session: Session) -> list[VersionState]:
@@ -149,22 +153,21 @@ def counted_members(session: Session, versions: Sequence[VersionState]) -> dict[
     changes: dict[tuple[int, int], list[int]] = {}
     size = func.coalesce(func.sum(AdapterRow.size_bytes), 0)
     for end, sign in ((MembershipRow.from_version, 1), (MembershipRow.to_version, -1)):
-        rows = session.execute(
-            select(MembershipRow.corpus_id, end, func.count(), size)
-            .outerjoin(AdapterRow, AdapterRow.id == MembershipRow.adapter_id)
-            .where(end.is_not(None))
-            .group_by(MembershipRow.corpus_id, end)
-        )
-        for corpus, number, documents, size_bytes in rows:
-            change = changes.setdefault((corpus, number or 0), [0, 0])
+        grouped = select(MembershipRow.corpus_id, end).where(end.is_not(None)).group_by(MembershipRow.corpus_id, end)
+        every = grouped.outerjoin(AdapterRow, AdapterRow.id == MembershipRow.adapter_id)
+        for corpus, number, documents, size_bytes in session.execute(every.add_columns(func.count(), size)):
+            change = changes.setdefault((corpus, number or 0), [0, 0, 0])
             change[0] += sign * documents
             change[1] += sign * int(size_bytes)
+        textless = grouped.join(DocumentRow, DocumentRow.id == MembershipRow.document_id).where(DocumentRow.withheld)
+        for corpus, number, documents in session.execute(textless.add_columns(func.count())):
+            changes[corpus, number or 0][2] += sign * documents
     counted: dict[tuple[int, int], Members] = {}
     for corpus in {state.corpus_id for state in versions}:
         numbers = [state.version.number for state in versions if state.corpus_id == corpus]
-        steps = [changes.get((corpus, number), [0, 0]) for number in numbers]
-        sums = zip(accumulate(step[0] for step in steps), accumulate(step[1] for step in steps), strict=True)
-        counted |= {(corpus, number): Members(*both) for number, both in zip(numbers, sums, strict=True)}
+        steps = [changes.get((corpus, number), [0, 0, 0]) for number in numbers]
+        sums = zip(*(accumulate([step[part] for step in steps]) for part in range(3)), strict=True)
+        counted |= {(corpus, number): Members(*parts) for number, parts in zip(numbers, sums, strict=True)}
     return counted
 
 
@@ -187,11 +190,12 @@ def member_digests(session: Session, versions: Sequence[VersionState]) -> dict[i
 
 
 def document_digests(session: Session, state: VersionState) -> list[str]:
-    """Return the digests of a version's documents, in order."""
+    """Return the digests of a version's documents whose texts are here, in order."""
     query = (
         select(DocumentRow.digest)
         .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
         .where(MembershipRow.corpus_id == state.corpus_id, valid_at(MembershipRow, state.version.number))
+        .where(~DocumentRow.withheld)
         .order_by(DocumentRow.digest)
     )
     return list(session.scalars(query))

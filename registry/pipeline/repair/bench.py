@@ -28,8 +28,9 @@ class Bench:
     """The registry under repair, the backup that may help, and the notes on findings by kind and subject.
 
     ``had`` says of adapters that were had again from where; ``instead`` names the new adapters that were encoded for
-    those which could not be had; ``failed`` says why an adapter could not be had at all. ``useless`` are adapters that
-    do have their digests, but no number or effect: no copy of them is taken.
+    those which could not be had; ``failed`` says why an adapter could not be had at all, and ``there`` which repository
+    has one that lies in no pack here. ``useless`` are adapters that do have their digests, but no number or effect: no
+    copy of them is taken.
     """
 
     registry: Registry
@@ -39,6 +40,7 @@ class Bench:
     had: dict[str, str] = field(default_factory=dict)
     instead: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    there: dict[str, str] = field(default_factory=dict)
     useless: set[str] = field(default_factory=set)
 
     def note(self, findings: Iterable[Finding], text: str, hint: str = "") -> None:

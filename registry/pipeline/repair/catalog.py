@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.catalog.engine import Catalog
+from registry.catalog.remotes.source_names import HUB
 from registry.catalog.upkeep.repairs_rows import (
     Row,
     clear_dangling_builds,
@@ -134,7 +135,7 @@ def _read_again(bench: Bench, wanted: set[str]) -> dict[str, Document]:
     files = sorted({(_LINE.sub("", uri), language) for places in sources.values() for uri, language in places})
     found: dict[str, Document] = {}
     for uri, language in files:
-        if uri == "-":
+        if uri == "-" or uri.startswith(HUB):
             continue
         with suppress(PragregError):  # the source may be gone, or another kind of file by now
             for placed in read_documents([uri], ReadOptions(language=language), skip_invalid=True):

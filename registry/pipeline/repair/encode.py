@@ -77,10 +77,11 @@ class ReEncoding:
     def _whole(self, groups: Sequence[Group], wanted: set[str]) -> tuple[list[Group], set[str]]:
         """Return the groups in which there is something to encode, and which adapters that are.
 
-        Those whose document or augmentation was altered are none of them.
+        Those whose document or augmentation was altered, or is withheld, are none of them.
         """
         altered = {member.digest for group in groups for member in group if not _is_unaltered(member)}
-        self._fail(altered, wanted, "its document or augmentation was altered, so it cannot be encoded again")
+        reason = "its document or augmentation was altered or is withheld, so it cannot be encoded again"
+        self._fail(altered, wanted, reason)
         left = wanted - altered
         return [group for group in groups if any(member.digest in left for member in group)], left
 

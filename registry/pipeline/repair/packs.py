@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 
-from registry.catalog.adapters import forget_packs
+from registry.catalog.adapters import find_locations, forget_packs
 from registry.catalog.dialect import lock_packs
 from registry.catalog.recipes import get_recipe
+from registry.catalog.remotes.remotes import locate_remote
 from registry.catalog.upkeep.collecting import unnamed_packs
 from registry.catalog.upkeep.pack_table import PackTable, adapters_without_place, pack_tables, task_adapters
 from registry.catalog.upkeep.repairs import packs_holding, recipes_of_adapters, set_table
@@ -46,7 +47,7 @@ def mend_packs(bench: Bench, findings: Sequence[Finding]) -> None:
         bench.progress.advance()
     bench.progress.done()
     with bench.noting(findings):
-        have_again(bench)
+        have_again(bench, {digest for gone in lost.values() for digest in gone})
     for finding in findings:
         _note_adapters(bench, finding, {*finding.digests, *lost.get((finding.kind, finding.subject), ())})
 
@@ -157,15 +158,21 @@ def write_pack(bench: Bench, adapters: Iterable[tuple[str, Bytes]]) -> str:
     return bench.registry.store(lambda: bench.registry.packs.write(held), set_table).digest
 
 
-def have_again(bench: Bench) -> None:
-    """Get every adapter that is needed and lies in no pack from the first source that has it."""
+def have_again(bench: Bench, gone: Set[str] = frozenset()) -> None:
+    """Get every adapter that is needed and lies in no pack from the first source that has it.
+
+    What is ``gone`` from its pack, but lies in a repository, is not lost; it is brought here if that can be reached.
+    """
     registry = bench.registry
     with registry.catalog.read() as session:
         lost = adapters_without_place(session)
+        places = locate_remote(session, gone - find_locations(session, gone).keys() - bench.instead.keys())
         tasks = [digest for digest, task in task_adapters(session).items() if not task.has_place]
-    copies = copies_of_adapters(registry, bench.backup)
+    copies = copies_of_adapters(registry, bench.backup, bench.progress.say)
     # Task adapters first: what started from one cannot be encoded again without it. Each has a pack of its own.
     _fetch(bench, tasks, copies, pack_bytes=1)
+    there = _fetch(bench, sorted(places), copies, pack_bytes=registry.home.pack_size_bytes)
+    bench.there |= {digest: places[digest].repository for digest in there}
     wanted = [digest for digest in lost if digest not in bench.instead]
     left = _fetch(bench, wanted, copies, pack_bytes=registry.home.pack_size_bytes)
     _fetch(bench, left, [ReEncoding(bench)], pack_bytes=ENCODED_BYTES)
@@ -217,6 +224,8 @@ def _note_adapters(bench: Bench, finding: Finding, adapters: set[str]) -> None:
     before = bench.notes.get((finding.kind, finding.subject), Note(""))
     had = Counter(bench.had[digest] for digest in adapters if digest in bench.had)
     parts = [before.text, *(f"{_in_words(count)} came from {name}" for name, count in had.items())]
+    there = Counter(bench.there[digest] for digest in adapters if digest in bench.there)
+    parts += (f"{_in_words(count)} of it can be had of {name} when it is asked for" for name, count in there.items())
     failed = Counter(bench.failed[digest] for digest in adapters if digest in bench.failed)
     parts += (f"{_in_words(count)} could not be had: {reason}" for reason, count in failed.items())
     hint = before.hint

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
 from registry.catalog.adapters import pack_digests
-from registry.errors import IntegrityError
+from registry.catalog.remotes.remotes import list_remotes, locate_remote
+from registry.errors import HubError, IntegrityError
 from registry.pipeline.opened import Registry
 from registry.recipe import Recipe
 from registry.store.headers import Bytes
@@ -45,8 +46,29 @@ class Contents:
                 return
 
 
-def copies_of_adapters(registry: Registry, backup: Registry | None) -> list[AdapterSource]:
-    """Return the sources that have copies of adapters, nearest first."""
+class Repository:
+    """A source on the Hub; where it cannot be reached, or gives what it should not, that is told and nothing comes."""
+
+    def __init__(self, registry: Registry, repository: str, notify: Callable[[str], None]) -> None:
+        """Take a repository that a corpus was pushed to or pulled from."""
+        self.name = f"the repository {repository}"
+        self._registry, self._repository, self._notify = registry, repository, notify
+
+    def adapters(self, wanted: Collection[str]) -> Iterator[tuple[str, Bytes]]:
+        """Read the adapters that it has by range."""
+        with self._registry.catalog.read() as session:
+            places = locate_remote(session, wanted)
+        there = [digest for digest, place in places.items() if place.repository == self._repository]
+        try:
+            yield from self._registry.fetch(there)
+        except (HubError, IntegrityError) as error:
+            self._notify(f"{self.name} does not help: {error.message}")
+
+
+def copies_of_adapters(
+    registry: Registry, backup: Registry | None, notify: Callable[[str], None]
+) -> list[AdapterSource]:
+    """Return the sources that have copies of adapters, nearest first; ``notify`` is told of those that fail."""
 
     def unknown(wanted: set[str]) -> Iterator[memoryview]:
         with registry.catalog.read() as session:
@@ -64,7 +86,9 @@ def copies_of_adapters(registry: Registry, backup: Registry | None) -> list[Adap
     if backup is not None:
         packs = backup.packs
         sources.append(Contents("the backup", lambda wanted: _contents(packs, set(), wanted)))
-    return sources
+    with registry.catalog.read() as session:
+        repositories = dict.fromkeys(remote.repository for remote in list_remotes(session))
+    return [*sources, *(Repository(registry, name, notify) for name in repositories)]
 
 
 def _contents(packs: PackStore, without: set[str], wanted: set[str]) -> Iterator[memoryview]:

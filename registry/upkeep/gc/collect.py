@@ -47,7 +47,7 @@ from registry.settings import Home
 from registry.store.packs import PackStore
 from registry.upkeep.gc.collection import ADAPTERS, CollectReport, CollectRequest, Freed, KeptVersion
 from registry.upkeep.gc.rewriting import batches, rewrite
-from registry.upkeep.gc.sweeping import partial_files, sweep_indexes, unknown_packs
+from registry.upkeep.gc.sweeping import incoming_files, partial_files, sweep_indexes, unknown_packs
 from registry.upkeep.processes import is_alive
 from registry.upkeep.readers import being_read, no_new_readers
 
@@ -188,6 +188,7 @@ def _free(run: _Run, decision: _Decision, progress: Progress) -> tuple[list[Free
     dead = _forget(run, decision.plan.dead, progress) if yes else _deleted(decision.plan.dead)
     unknown, sizes = unknown_packs(run.catalog, run.packs, grace)
     partial = partial_files(run.packs, grace)
+    incoming = incoming_files(run.home.incoming_path, grace, delete=yes)
     if yes:
         gone = delete_unnamed(run.catalog, run.packs, sizes)
         unknown.count, unknown.size_bytes = len(gone), sum(sizes[digest] for digest in gone)
@@ -206,11 +207,11 @@ def _free(run: _Run, decision: _Decision, progress: Progress) -> tuple[list[Free
         Freed("packs deleted", len(dead.packs), dead.size_bytes),
         Freed("packs rewritten", len(rewritten.packs), rewritten.size_bytes),
         Freed("unknown packs", unknown.count, unknown.size_bytes),
-        Freed("partial files", partial.count, partial.size_bytes),
+        Freed("partial files", partial.count + incoming.count, partial.size_bytes + incoming.size_bytes),
         Freed("indexes", indexes.count, indexes.size_bytes),
         Freed("staging rows", _staging(run), 0),
     ]
-    return freed, unknown.young + partial.young, notes
+    return freed, unknown.young + partial.young + incoming.young, notes
 
 
 @dataclass

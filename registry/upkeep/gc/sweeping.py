@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,28 @@ def partial_files(packs: PackStore, grace_seconds: float) -> Swept:
             found.size_bytes += size_bytes
         else:
             found.young += 1
+    return found
+
+
+def incoming_files(folder: Path, grace_seconds: float, *, delete: bool) -> Swept:
+    """Find what interrupted pulls left and nobody went on from; ``delete`` it.
+
+    Raises:
+        StorageError: a file cannot be read or deleted.
+    """
+    now = time.time()
+    found = Swept()
+    with _reported(folder):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            with suppress(FileNotFoundError):  # a pull has moved it to where it belongs
+                status = path.stat()
+                if not _is_old(status.st_mtime, now, grace_seconds):
+                    found.young += 1
+                    continue
+                if delete:
+                    path.unlink()
+                found.count += 1
+                found.size_bytes += status.st_size
     return found
 
 
@@ -124,5 +146,5 @@ def _reported(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"an index cannot be collected in {folder}: {error.strerror or error}", hint="check who may write there"
+            f"{folder} cannot be cleaned up: {error.strerror or error}", hint="check who may write there"
         ) from error

@@ -45,7 +45,7 @@ class CatalogChecks:
         self.notes: list[str] = []
         self.documents = 0
         self.members: dict[str, int] = {}
-        """How many documents a version has, by reference; those whose members cannot be told are not there."""
+        """How many documents a version has whose texts are here, by reference, if its members can be told."""
         self.states: list[VersionState] = asking(version_states) or []
 
     def run(self) -> None:
@@ -92,7 +92,7 @@ class CatalogChecks:
                 continue
             key = (state.corpus_id, state.version.number)
             if key in counted:
-                self.members[state.version.reference] = counted[key].documents
+                self.members[state.version.reference] = counted[key].documents - counted[key].withheld
             if detail := _altered(state, counted.get(key), digests.get(key)):
                 reference = state.version.reference
                 self.findings.append(Finding("version-altered", reference, detail, versions=(reference,)))

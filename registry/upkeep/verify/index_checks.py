@@ -35,7 +35,8 @@ class IndexChecks:
     def run(self, states: Sequence[VersionState], documents: Mapping[str, int]) -> None:
         """Make all checks; versions of equal content share an index.
 
-        ``documents`` says how many a version has, by reference; one that is not there has members that cannot be told.
+        ``documents`` says of how many documents of a version the texts are here, by reference; one that is not there
+        has members that cannot be told.
         """
         groups: dict[Path, list[VersionState]] = {}
         for state in states:
