@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 RANK = 16
 """On all linear modules of the tiny model: 103,560 bytes an adapter."""
 WORDS = 24
+PACK_BYTES = 10_000_000
+"""What is larger is a pack."""
 EDITED = 7
 """The document that is changed."""
 REPOSITORY = "bench/notes"
@@ -87,8 +89,19 @@ class Ran:
         return sum(self.counted["bytes_out"].values())
 
     @property
+    def upload_seconds(self) -> float:
+        """From the first question about uploads to the end of the last pack's, as the server saw it."""
+        asked = [one["began"] for one in self.requests if one["route"] in ("preupload", "lfs-batch")]
+        return max(one["ended"] for one in self.requests if is_pack(one)) - min(asked)
+
+    @property
     def all_bytes(self) -> int:
         return self.sent_bytes + self.fetched_bytes
+
+
+def is_pack(request: dict[str, Any]) -> bool:
+    """Return whether a request uploaded a pack; records and shards of the manifest are smaller."""
+    return request["route"] == "lfs-put" and request["bytes_in"] > PACK_BYTES
 
 
 class Bench:
@@ -144,15 +157,16 @@ def measure_pushes(bench: Bench, home: Home, adapters_bytes: int, repeat: int) -
         pushes.append(bench.pragreg(home, "push", f"{REPOSITORY}-{turn}"))
     plains.append(bench.python(COMMIT, "bench/plain-last", *packs))
     first = pushes[0]
-    uploads = sum(one["route"] == "lfs-put" and one["bytes_in"] > 10_000_000 for one in first.requests)
+    uploads = sum(map(is_pack, first.requests))
     over = first.sent_bytes / adapters_bytes - 1
     bench.line("first push: bytes sent", f"{first.sent_bytes / 1e6:,.1f} MB, {over:.2%} over the adapters'", "1 %")
     told = f"{first.counted['requests'] - uploads}, and {uploads} packs ({kinds(first)})"
     bench.line("first push: requests", told, "60 besides packs")
-    for what, goal in (("seconds", "1.5 times"), ("computed", "")):
-        ours, theirs = (statistics.median(getattr(one, what) for one in ran) for ran in (pushes, plains))
+    timed = {"upload_seconds": "upload of the packs", "seconds": "the whole process", "computed": "computed by it"}
+    for name, what in timed.items():
+        ours, theirs = (statistics.median(getattr(one, name) for one in ran) for ran in (pushes, plains))
         told = f"{ours:.2f} s, create_commit {theirs:.2f} s: {ours / theirs:.2f} times"
-        bench.line(f"first push: the whole process, {what}", told, goal)
+        bench.line(f"first push: {what}", told, "1.5 times" if name == "upload_seconds" else "")
     again = bench.pragreg(home, "push", f"{REPOSITORY}-0")
     told = f"{again.counted['requests']} requests, {again.counted['commits']} commits, {again.seconds:.2f} s"
     bench.line("push of nothing new", f"{told} ({kinds(again)})", "under 5, none")

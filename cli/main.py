@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import gc
 import os
 import signal
 import sys
@@ -135,6 +136,9 @@ def main() -> None:
     _open_missing_streams()
     # Threads that spin while they wait make a busy machine several times slower; it must be said before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Commands hold many small records at once: looking through them for cycles as often as Python does took a tenth
+    # of the time of a pull of 10,000 documents.
+    gc.set_threshold(50_000, 50, 50)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

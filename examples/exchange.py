@@ -11,7 +11,6 @@ needs a clone of the project; every command is run as it is shown.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transcript import HOME, HOME_VARIABLE, PRAGREG, Run, Transcript, edit, in_a_process, write_files
+from transcript import HOME, HOME_VARIABLE, PRAGREG, Run, Transcript, edit, in_a_process, parsed, parser_of, write_files
 
 if TYPE_CHECKING:
     from tests.hub.server import HubServer
@@ -39,15 +38,9 @@ SLOW_BYTES = 2_000_000
 
 def main() -> None:
     """Write the transcript."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("documents", type=Path)
-    parser.add_argument("augmentations", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
-    parser.add_argument("--name", default="an invented corpus", help="what the documents are called in the heading")
+    parser = parser_of(__doc__)
     parser.add_argument("--question", default="What is in the amber ledger?", help="what everybody asks")
-    given = sys.argv[1:]
-    end = given.index("--") if "--" in given else len(given)
-    options, further = parser.parse_args(given[:end]), given[end + 1 :]
+    options, further = parsed(parser, sys.argv[1:])
     sys.path.insert(0, str(ROOT))
     from tests.hub.server import HubServer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -70,6 +71,22 @@ def aligned(text: str) -> str:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)] or row
             shown.append("  ".join(cells).rstrip() + "\n")
     return "".join(shown)
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what every script is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("documents", type=Path)
+    parser.add_argument("augmentations", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
+    parser.add_argument("--name", default="an invented corpus", help="what the documents are called in the heading")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, given: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options, and what comes behind ``--``: options of the builds."""
+    end = given.index("--") if "--" in given else len(given)
+    return parser.parse_args(given[:end]), list(given[end + 1 :])
 
 
 def write_files(documents: Path, folder: Path) -> list[Path]:

@@ -8,13 +8,12 @@ files can be edited and removed. No text of theirs is printed.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transcript import HOME, Transcript, edit, write_files
+from transcript import HOME, Transcript, edit, parsed, parser_of, write_files
 
 EDITED, REMOVED = 3, 2
 BUILD = ("build", "notes", "--corpus", "notes", "--augmenter", "import:augmentations.jsonl")
@@ -24,14 +23,8 @@ IS_DAMAGE = 7
 
 def main() -> None:
     """Write the transcript."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("documents", type=Path)
-    parser.add_argument("augmentations", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
-    parser.add_argument("--name", default="an invented corpus", help="what the documents are called in the heading")
-    given = sys.argv[1:]
-    end = given.index("--") if "--" in given else len(given)
-    options, further = parser.parse_args(given[:end]), given[end + 1 :]
+    parser = parser_of(__doc__)
+    options, further = parsed(parser, sys.argv[1:])
     print(f"# Upkeep of {options.name}, from a script\n")
     show_all(Transcript(options.work), options.documents, options.augmentations, further)
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
+
+from cli.main import run as run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +30,15 @@ def load_script(name: str) -> ModuleType:
     finally:
         sys.path.remove(folder)
     return module
+
+
+def in_this_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run a command line without a process of its own, which would import torch each time."""
+    os.chdir(folder)
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        status = run_command(arguments)
+    return status, output.getvalue()
 
 
 def outputs(transcript: str) -> list[tuple[str, str, str]]:

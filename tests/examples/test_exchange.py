@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import os
 import re
 import shlex
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from cli.main import run as run_command
-from tests.examples.scripts import ROOT, field, load_script, outputs
+from tests.examples.scripts import ROOT, field, in_this_process, load_script, outputs
 from tests.hub.server import HubServer
 from tests.pipeline.conftest import write_sample
 
@@ -24,15 +19,6 @@ PAGE = ROOT / "docs" / "hub-transcript.md"
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("exchange")
-
-
-def in_this_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command line without a process of its own, which would import torch each time."""
-    os.chdir(folder)
-    output = io.StringIO()
-    with redirect_stdout(output), redirect_stderr(output):
-        status = run_command(arguments)
-    return status, output.getvalue()
 
 
 def test_two_homes_exchange_a_corpus(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from cli.main import run as run_command
-from tests.examples.scripts import ROOT, field, load_script, outputs
+from tests.examples.scripts import ROOT, field, in_this_process, load_script, outputs
 from tests.pipeline.conftest import write_sample
 
 PAGE = ROOT / "docs" / "upkeep-transcript.md"
@@ -22,14 +18,6 @@ PAGE = ROOT / "docs" / "upkeep-transcript.md"
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("upkeep")
-
-
-def in_this_process(arguments: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command line without a process of its own, which would import torch each time."""
-    output = io.StringIO()
-    with redirect_stdout(output), redirect_stderr(output):
-        status = run_command(arguments)
-    return status, output.getvalue()
 
 
 def test_a_corpus_changes_and_nothing_is_lost(

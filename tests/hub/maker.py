@@ -109,7 +109,7 @@ class Maker:
         """Return the random adapter of a document."""
         draw = np.random.Generator(np.random.SFC64(int(document_digest[:16], 16)))
         values = draw.standard_normal(self.layout.elements, dtype=np.float32) * np.float32(0.01)
-        return self.layout.serialise(values)
+        return self.layout.serialise(values.data)
 
     def _encode(
         self, build_id: int, lacking: Mapping[tuple[int, int], Augmentation], pack_size_bytes: int

@@ -9,13 +9,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, Interrupted
 from registry.hub.arrivals import PackArrival
 from registry.hub.client import Hub
 from registry.progress import Progress
@@ -48,6 +48,7 @@ class Arriving:
         self._jobs, self._progress = jobs, progress
         self._lock = threading.Lock()
         self._begun: set[Path] = set()
+        self._has_ended = threading.Event()
         self.fetched_bytes = 0
         self.seconds = 0.0
 
@@ -108,6 +109,36 @@ class Arriving:
             pool.shutdown(cancel_futures=True)
             self.seconds += time.perf_counter() - started
         return [future.result() for future in futures]
+
+    @contextmanager
+    def beside(self, work: Callable[[], None]) -> Iterator[Callable[[], None]]:
+        """Do a work in a thread for the time of a block, which is given what waits for the work's end.
+
+        Both end well, or the first that fails ends the other. The work calls ``check_going`` now and then.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="checking") as pool:
+            future = pool.submit(work)
+            future.add_done_callback(self._stop_if_failed)
+            try:
+                yield future.result
+                future.result()
+            except BaseException:
+                self._has_ended.set()
+                wait([future])
+                failure = future.exception()
+                # Where the work failed first, what the block ran into is only that its requests were ended.
+                if failure is not None and not isinstance(failure, Interrupted):
+                    raise failure from None
+                raise
+
+    def _stop_if_failed(self, future: Future[None]) -> None:
+        if future.exception() is not None:
+            self._hub.stop()
+
+    def check_going(self) -> None:
+        """Raise Interrupted where what was beside a work has failed."""
+        if self._has_ended.is_set():
+            raise Interrupted("the pull has ended")
 
     def count(self, size_bytes: int) -> None:
         """Count bytes that came over the wire."""

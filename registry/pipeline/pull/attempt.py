@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +24,7 @@ from registry.pipeline.pull.packs import FindLayout, PackNeeds, bring_packs, bri
 from registry.pipeline.pull.plan import Plan, make_plan
 from registry.pipeline.pull.rebase import Rebase, own_version, rebased
 from registry.pipeline.pull.recording import MovedError, Step, record_packs, record_texts, record_versions
-from registry.pipeline.pull.records import Records, bring_records
+from registry.pipeline.pull.records import Records, bring_records, check_records
 from registry.pipeline.pull.request import Outcome, PullRequest
 from registry.pipeline.repositories import MIRRORS_FOLDER, mirror_of
 from registry.progress import Progress
@@ -103,9 +103,16 @@ class Attempt:
         content = read_content(self._mirror, offer, plan, arrived)
         needs = PackNeeds() if self._request.is_lazy else needed_packs(registry, content)
         rows = chain(_new_rows(plan, content), content.target.values(), needs.rows())
-        records = bring_records(registry, rows, layouts, offer.root.has_text, arrived)
-        delivery = bring_packs(registry, needs, self._layout_of(content, records, layouts), arrived)
-        delivery.task_adapters += bring_task_adapters(registry, offer, recipes, layouts, arrived)
+        records = bring_records(registry, rows, offer.root.has_text, arrived)
+
+        def check() -> None:
+            check_records(records, layouts, arrived)
+            self._check_recipes(content, records, layouts)
+
+        with arrived.beside(check) as checked:
+            layout_of = self._layout_of(content, records, layouts, checked)
+            delivery = bring_packs(registry, needs, layout_of, arrived)
+            delivery.task_adapters += bring_task_adapters(registry, offer, recipes, layouts, arrived)
         rebase = self._steps(plan, content)
         record_texts(registry, offer, recipes, own, records, arrived)
         record_packs(registry, delivery, arrived, self._progress)
@@ -137,14 +144,13 @@ class Attempt:
         found = zip(plan.new, content.deltas, plan.parents_here(), strict=True)
         return Rebase([Step(version, delta, parent) for version, delta, parent in found], ())
 
-    def _layout_of(self, content: Content, records: Records, layouts: Layouts) -> FindLayout:
-        """Return a function that gives the layout of an adapter: the version's, or else that of its own recipe.
+    def _check_recipes(self, content: Content, records: Records, layouts: Layouts) -> None:
+        """Check that the adapters of the version that is pulled are of the shape that its recipe makes.
 
         Raises:
-            IntegrityError: an adapter of the version that is pulled cannot be of its recipe.
+            IntegrityError: one cannot be of its recipe.
         """
-        wanted = layouts.of_recipe(self._offer.target.recipe_digest)
-        assert wanted is not None, "the base model is its recipe's"
+        wanted = self._wanted_layout(layouts)
         for digest, row in content.target.items():
             # The same bytes may have come of another recipe first.
             recipe = records.recipe_of[digest]
@@ -155,10 +161,27 @@ class Attempt:
                     "whose adapters have other shapes than the version's"
                 )
 
+    def _layout_of(
+        self, content: Content, records: Records, layouts: Layouts, checked: Callable[[], None]
+    ) -> FindLayout:
+        """Return a function that gives the layout of an adapter: the version's, or else that of its own recipe.
+
+        What the latter is, the records say, whose check is waited for then.
+        """
+        wanted = self._wanted_layout(layouts)
+
         def layout_of(digest: str) -> AdapterLayout | None:
-            return wanted if digest in content.target else layouts.of_recipe(records.recipe_of[digest])
+            if digest in content.target:
+                return wanted
+            checked()
+            return layouts.of_recipe(records.recipe_of[digest])
 
         return layout_of
+
+    def _wanted_layout(self, layouts: Layouts) -> AdapterLayout:
+        wanted = layouts.of_recipe(self._offer.target.recipe_digest)
+        assert wanted is not None, "the base model is its recipe's"
+        return wanted
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:

@@ -57,15 +57,13 @@ class Records:
                 yield record
 
 
-def bring_records(
-    registry: Registry, rows: Iterable[Member], layouts: Layouts, has_text: bool, arrived: Arriving
-) -> Records:
-    """Bring the records of those ``rows`` that the catalog has not all of, and check them against the rows.
+def bring_records(registry: Registry, rows: Iterable[Member], has_text: bool, arrived: Arriving) -> Records:
+    """Bring the records of those ``rows`` that the catalog has not all of; they are yet to be checked.
 
     With ``has_text`` those are brought, too, whose texts are withheld here.
 
     Raises:
-        IntegrityError: a file is malformed, lacks a record, or says something else than the row.
+        IntegrityError: a file has another digest than it should have.
         HubError: the Hub cannot be reached, or refuses.
     """
     found = Records()
@@ -77,9 +75,18 @@ def bring_records(
         for pair in sorted(lacking):
             found.wanted.setdefault(by_pair[pair].records, {})[pair] = by_pair[pair]
     arrived.bring("fetching texts", found.files)
+    return found
+
+
+def check_records(found: Records, layouts: Layouts, arrived: Arriving) -> None:
+    """Check the records that were brought against their rows, and say by which recipe each adapter is.
+
+    Raises:
+        IntegrityError: a file is malformed, lacks a record, or says something else than the row.
+        Interrupted: the pull has ended meanwhile.
+    """
     for file, pairs in found.wanted.items():
         _check(found, file, pairs, layouts, arrived)
-    return found
 
 
 def _check(found: Records, file: FileRef, pairs: Mapping[Pair, Member], layouts: Layouts, arrived: Arriving) -> None:
@@ -88,6 +95,7 @@ def _check(found: Records, file: FileRef, pairs: Mapping[Pair, Member], layouts:
     is_held = sum(map(len, found.held.values())) + len(pairs) <= MOST_HELD
     held: list[MemberRecord] = []
     for record in read_records(path, file):
+        arrived.check_going()
         pair = record.document_digest, record.adapter_digest
         if pair not in left:
             continue

@@ -65,7 +65,7 @@ def of_file(path: Path, size_bytes: int, wanted: str | None, headers: Mapping[st
 
 @dataclass
 class Seen:
-    """What was counted of one request."""
+    """What was counted of one request; ``began`` and ``ended`` (its answer was ready) are seconds of one clock."""
 
     origin: str
     method: str
@@ -77,6 +77,8 @@ class Seen:
     bytes_in: int = 0
     bytes_out: int = 0
     fault: str | None = None
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
 
 
 class Log:
@@ -87,6 +89,7 @@ class Log:
         self.seen: list[Seen] = []
 
     def add(self, seen: Seen) -> None:
+        seen.ended = time.monotonic()
         with self._lock:
             self.seen.append(seen)
 
