@@ -137,7 +137,7 @@ def _fields(done: PushReport) -> dict[str, Any]:
     if done.tags:
         fields["tags"] = list(done.tags)
     if done.created:
-        fields["made"] = "it would be" if done.dry_run else "just now"
+        fields["new repository"] = "would be made" if done.dry_run else "made"
     if done.is_signed:
         fields["signed"] = True
     return fields | {"elapsed_seconds": done.elapsed_seconds}

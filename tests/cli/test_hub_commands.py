@@ -61,7 +61,7 @@ def test_push_as_json(run: Run, hub: HubServer, made: CorpusMaker) -> None:
 def test_dry_run(run: Run, hub: HubServer, made: CorpusMaker) -> None:
     said = run("push", REPOSITORY, "--home", made.home.path, "--dry-run")
     assert "would be pushed" in said.out
-    assert "it would be" in said.out
+    assert "would be made" in said.out
     (row,) = run("push", REPOSITORY, "--home", made.home.path, "--dry-run", "--json").rows
     assert (row["dry_run"], row["commit_id"], row["sent"]["adapters"]) == (True, None, 4)
     assert {request["method"] for request in hub.requests()} == {"GET"}
