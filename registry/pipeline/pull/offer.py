@@ -73,6 +73,7 @@ def read_offer(registry: Registry, hub: Hub, request: PullRequest) -> Offer:
     repository = str(name)
     if request.corpus is not None:
         check_corpus_name(request.corpus)
+    publishers = _publishers(registry, request.required_key)
     refs = hub.refs(repository)
     if refs is None:
         raise HubError(
@@ -88,7 +89,7 @@ def read_offer(registry: Registry, hub: Hub, request: PullRequest) -> Offer:
         data = hub.read_small(repository, commit, ROOT, limit_bytes=ROOT_LIMIT_BYTES)
     if data is None:
         raise _foreign(hub, repository, commit)
-    publisher = _publisher(registry, hub, repository, commit, data, request.required_key)
+    publisher = _publisher(hub, repository, commit, data, publishers)
     root = read_root(data, repository=repository)
     if publisher is not None and root.repository != repository:
         raise IntegrityError(f"the root manifest of {repository} was signed for {root.repository}")
@@ -146,14 +147,17 @@ def _foreign(hub: Hub, repository: str, commit: str) -> InputError:
     )
 
 
-def _publisher(
-    registry: Registry, hub: Hub, repository: str, commit: str, data: bytes, required: str | None
-) -> str | None:
-    """Return who signed a root manifest, None where no signature is required."""
+def _publishers(registry: Registry, required: str | None) -> Mapping[str, str] | None:
+    """Return the public key that is required, by the name that it was given, None where none is."""
     if required is None:
         return None
-    named = registry.home.publishers.get(required)
-    publishers = {required: named or read_public_key(required)}
+    return {required: registry.home.publishers.get(required) or read_public_key(required)}
+
+
+def _publisher(hub: Hub, repository: str, commit: str, data: bytes, publishers: Mapping[str, str] | None) -> str | None:
+    """Return who signed a root manifest, None where no signature is required."""
+    if publishers is None:
+        return None
     signature = hub.read_small(repository, commit, SIGNATURE, limit_bytes=SIGNATURE_LIMIT_BYTES)
     return verify(data, signature, publishers)
 
