@@ -18,7 +18,6 @@ from registry.catalog.remotes.remotes import (
     find_remote,
     list_remotes,
     locate_remote,
-    remotes_of,
     save_remote,
 )
 from registry.catalog.remotes.source_names import local_uris, published_names, save_names
@@ -61,7 +60,7 @@ def test_a_remote_keeps_what_it_is_not_told_anew(workshop: Workshop) -> None:
         assert remote is not None
         assert (remote.commit_id, remote.root, remote.is_lazy) == ("1" * 40, "{}", True)
         assert (remote.pulled_at, remote.pushed_at) == (FIRST, LATER)
-        assert list_remotes(session) == remotes_of(session, "handbook") == [remote]
+        assert list_remotes(session) == [remote]
         assert find_remote(session, HUB, "ada/coast", "mill") is None
         assert find_remote(session, "https://other.example", "ada/coast", None) is None
 

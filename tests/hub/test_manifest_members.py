@@ -149,7 +149,7 @@ def test_only_the_shards_of_changed_documents_are_read() -> None:
     document = min(history.versions[0])
     assert found.of_document(document)
     assert found.placement_of(document, "0" * 64) is None
-    assert found.records_of(document, found.of_document(document)[0].adapter_digest) is not None
+    assert found.of_document(document)[0].records is not None
     found.apply(2, replace(NOTHING, closed=frozenset({document})), nowhere)
     found.write()
     assert read == [0]
@@ -160,7 +160,7 @@ def test_an_adapter_that_lies_nowhere_has_no_placement_but_a_record() -> None:
     standing = Standing(digest("d"), digest("a"), digest("d"), False, ())
     members.apply(1, replace(NOTHING, opened=(standing,)), lambda _: Placement(5, None, None, records))
     assert members.placement_of(digest("d"), digest("a")) is None
-    assert members.records_of(digest("d"), digest("a")) == records
+    assert [(row.adapter_digest, row.records) for row in members.of_document(digest("d"))] == [(digest("a"), records)]
     assert members.counts == Counts(1, 0, 0, 0)
     pack = FileRef(digest("pack"), 100)
     members.apply(2, replace(NOTHING, closed=frozenset({digest("d")})), nowhere)

@@ -75,15 +75,6 @@ def list_remotes(session: Session) -> list[Remote]:
     return [Remote(*row) for row in rows]
 
 
-def remotes_of(session: Session, corpus: str) -> list[Remote]:
-    """Return the remotes of a corpus, the one that was seen last first.
-
-    Raises:
-        NotFoundError: there is no such corpus.
-    """
-    return _newest_first(session, _remotes().where(RemoteRow.corpus_id == corpus_id(session, corpus)))
-
-
 def save_remote(
     session: Session,
     *,

@@ -97,11 +97,6 @@ class Members:
                 return Placement(member.size_bytes, member.pack, member.offset, member.records)
         return None
 
-    def records_of(self, document_digest: str, adapter_digest: str) -> FileRef | None:
-        """Return the file that has the record of a document and an adapter, wherever that lies; None if none has."""
-        rows = self.of_document(document_digest)
-        return next((member.records for member in rows if member.adapter_digest == adapter_digest), None)
-
     def apply(self, version_number: int, delta: VersionDelta, place: Callable[[Standing], Placement]) -> None:
         """Continue the newest version by ``delta``, which makes version ``version_number``.
 

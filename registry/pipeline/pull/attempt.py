@@ -84,9 +84,8 @@ class Attempt:
         recipe = recipes[offer.target.recipe_digest]
         own = find_base_model(self._registry, offer, recipe, self._request.base_model, self._progress)
         folder = self._registry.home.incoming_path
-        with self._refusing(), arriving(
-            folder, self._hub, offer.repository, offer.commit, self._request.jobs, self._progress
-        ) as arrived:  # fmt: skip
+        incoming = arriving(folder, self._hub, offer.repository, offer.commit, self._request.jobs, self._progress)
+        with self._refusing(), incoming as arrived:
             return self._bring(plan, recipes, own, arrived)
 
     def _lacks(self, session: Session, version: Version) -> bool:
