@@ -61,10 +61,13 @@ class Invented:
         return map(self.document, range(begin, end))
 
     def question(self, number: int) -> str:
-        """Ask with 5 to 12 words that stand in the passage of that number."""
+        """Ask with words that stand in the passage of that number.
+
+        As long as people's questions: half have 9 words or more, one in ten 15, one in a hundred 25.
+        """
         source = random.Random(-1 - number)
         words = self.document(number).text.split()
-        return " ".join(source.sample(words, source.randint(5, 12)))
+        return " ".join(source.sample(words, min(len(words), max(3, round(source.lognormvariate(2.15, 0.45))))))
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""What a question costs: merging adapters into slots against PEFT, a decode token, the prefill, batches.
+"""What a question costs: injecting adapters against PEFT, a decoded token, the prefill, batches, merging into weights.
 
-    python -m benchmarks.query --threads 1
+    python -m benchmarks.query --threads 1 [--dtype bfloat16]
 
 Adapters are random, of the paper's shape (rank 2), and go through a real pack. Medians, in milliseconds. Runs of the
-two things compared alternate, so that a noisy machine disturbs both alike.
+things compared alternate, so that a noisy machine disturbs all alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,12 @@ from transformers import DynamicCache
 from benchmarks.machine import header
 from registry.base_model import DEFAULT_ALIAS, LoadedModel, encode_prompt, linear_shapes, load, locate
 from registry.digests import sha256_hex
-from registry.generation.generate import generate
-from registry.generation.slots import AdapterSlots
+from registry.generation.batcher import Batcher
+from registry.generation.entries import Entries
+from registry.generation.merged import merged_into_weights
+from registry.generation.requests import Request, Term
+from registry.generation.runners import Runner
+from registry.generation.runners.choosing import make_runner
 from registry.layout import question_prompt
 from registry.merging.export import export_adapter
 from registry.recipe import Recipe, preset
@@ -39,10 +43,11 @@ from registry.settings import DEFAULT_HOME, MODELS_VARIABLE
 from registry.store import AdapterLayout, PackStore
 
 K = 3
-GROUPS = 8
+GROUPS = 16
 """How many different sets of three adapters there are to load in turn."""
 BATCHES = (1, 4, 8, 16)
-NEW_TOKENS = 8
+NEW_TOKENS = 16
+CONTEXT = 640
 QUESTION = "In which year was the lighthouse of Quarrel Point rebuilt after the great storm?"
 PASSAGE = " ".join(
     [
@@ -57,14 +62,16 @@ PASSAGE = " ".join(
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: a model, adapters in a pack, and the same as PEFT folders."""
+    """What is measured: a model, adapters in a pack, and the same as PEFT folders; ``token_ms`` once it is known."""
 
     loaded: LoadedModel
     recipe: Recipe
     layout: AdapterLayout
+    packs_folder: str
     store: PackStore
     pack: Pack
     folders: Sequence[Path]
+    token_ms: list[float] = field(default_factory=list)
 
     def group(self, number: int) -> slice:
         start = number % GROUPS * K
@@ -80,15 +87,10 @@ def main() -> None:
     print(f"- {options.model}, {loaded.dtype} on {loaded.device}, {options.threads} threads, rank 2, {K} adapters\n")
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         bench = _prepare(loaded, Path(folder))
-        rows = [
-            *_injecting(bench, options.repeats),
-            *_decoding(bench, options.repeats),
-            *_prefilling(bench, options.repeats),
-            *_batches(bench),
-        ]
-    print("| step | milliseconds |\n|---|---:|")
-    for label, value in rows:
-        print(f"| {label} | {value:.2f} |")
+        print("| step | milliseconds |\n|---|---:|")
+        for part in (_decoding, _prefilling, _injecting, _batches, _merging):
+            for label, value in part(bench, options.repeats):
+                print(f"| {label} | {value:.3g} |", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -113,31 +115,54 @@ def _prepare(loaded: LoadedModel, folder: Path) -> Bench:
     folders = [folder / f"adapter-{number}" for number in range(len(adapters))]
     for path, (_, data) in zip(folders, adapters, strict=True):
         export_adapter(data, path, recipe=recipe, base_model=loaded.base_model)
-    store = PackStore(str(folder / "packs"))
-    return Bench(loaded, recipe, layout, store, store.write(adapters), folders)
+    packs = str(folder / "packs")
+    store = PackStore(packs)
+    return Bench(loaded, recipe, layout, packs, store, store.write(adapters), folders)
 
 
 def _injecting(bench: Bench, repeats: int) -> Iterator[tuple[str, float]]:
-    theirs, ours = [], []
-    slots = AdapterSlots(bench.loaded, bench.layout, capacity=1, max_adapters=K)
+    """Time PEFT, and the three ways to a slot: adapters on the device, in the page cache, and read the first time."""
+    room, narrow = _runner(bench, rows=1), _runner(bench, rows=1, adapters=K)
+    on_device, evicting = Entries(room), Entries(narrow)
+    theirs, cached, mapped, first = [], [], [], []
+    for number in range(GROUPS):
+        _inject(bench, on_device, room, bench.store, number)
     for number in range(repeats):
-        slots.remove()
         with torch.inference_mode(False), torch.no_grad():
             theirs.append(_peft(bench, number))
-        slots.insert()
-        ours += [_slots(bench, slots, number * 10 + again) for again in range(10)]
-    slots.remove()
+        for again in range(10):
+            cached.append(_inject(bench, on_device, room, bench.store, number * 10 + again))
+            mapped.append(_inject(bench, evicting, narrow, bench.store, number * 10 + again))
+        fresh = PackStore(bench.packs_folder)
+        first.append(_inject(bench, evicting, narrow, fresh, number + 1))
+        fresh.close()
     totals = [statistics.median(column) for column in zip(*theirs, strict=True)]
-    loading, filling, choosing = (statistics.median(column) for column in zip(*ours, strict=True))
     yield "PEFT: load three adapters", totals[0]
     yield "PEFT: add_weighted_adapter cat", totals[1]
     yield "PEFT: delete, unload, collect", totals[2]
     yield "PEFT: together", sum(totals)
-    yield "slots: read three adapters from a mapped pack", loading
-    yield "slots: merge and fill", filling
-    yield "slots: choose", choosing
-    yield "slots: together", loading + filling + choosing
-    yield "PEFT / slots (times)", sum(totals) / (loading + filling + choosing)
+    for label, times in (
+        ("ours: load, merge, inject three adapters that are on the device", cached),
+        ("ours: the same from the page cache", mapped),
+        ("ours: the same, read and checked by sha256 the first time", first),
+    ):
+        yield label, statistics.median(times)
+        yield f"{label}: PEFT / ours (times)", sum(totals) / statistics.median(times)
+        yield f"{label}: share of a decoded token (percent)", 100 * statistics.median(times) / bench.token_ms[0]
+
+
+def _inject(bench: Bench, entries: Entries, runner: Runner, store: PackStore, number: int) -> float:
+    """Return the milliseconds from where the adapters lie to a slot that has their sum."""
+    clock = _Clock()
+    terms = [
+        Term(one.adapter_digest, 1.0, bench.layout.body(store.read(one)))
+        for one in bench.pack.adapters[bench.group(number)]
+    ]
+    runner.inject(0, entries.hold(terms), [term.factor for term in terms])
+    _wait(bench.loaded)
+    elapsed = clock.lap()
+    entries.release(terms)
+    return elapsed
 
 
 def _peft(bench: Bench, number: int) -> tuple[float, float, float]:
@@ -157,44 +182,33 @@ def _peft(bench: Bench, number: int) -> tuple[float, float, float]:
     return loading, merging, clock.lap()
 
 
-def _slots(bench: Bench, slots: AdapterSlots, number: int) -> tuple[float, float, float]:
-    clock = _Clock()
-    bodies = [bench.layout.body(bench.store.read(one)) for one in bench.pack.adapters[bench.group(number)]]
-    loading = clock.lap()
-    slots.fill(0, bodies, [1.0] * K, bench.recipe.scale)
-    _wait(bench.loaded)
-    filling = clock.lap()
-    slots.choose([0])
-    choosing = clock.lap()
-    slots.choose(())
-    return loading, filling, choosing
-
-
 def _decoding(bench: Bench, repeats: int) -> Iterator[tuple[str, float]]:
-    """Time one token after the question: the bare model, the wrapped one without and with an adapter, in turn."""
-    slots = _filled(bench, 1)
-    variants: dict[str, tuple[Callable[[], None], list[int]]] = {
-        "bare model": (slots.remove, []),
-        "with slots, none in use": (slots.insert, []),
-        "with a slot of three adapters": (slots.insert, [0]),
-    }
+    """Time one token after the question: transformers' model, ours bare, and ours with three adapters, in turn."""
     ids = _prompt(bench, ())
-    caches = {name: DynamicCache(config=bench.loaded.model.config) for name in variants}
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    cache = DynamicCache(config=bench.loaded.model.config)
+    _forward(bench.loaded, torch.tensor([ids], device=bench.loaded.device), cache)
+    last = torch.tensor([ids[-1:]], device=bench.loaded.device)
+    runner = _runner(bench, rows=2)
+    _fill(bench, runner, 1)
+    runner.inject(1, range(K), [1.0] * K)
+    runner.prefill([0, 1], [ids, ids])
+    ways: dict[str, Callable[[], Any]] = {
+        "transformers' model": partial(_forward, bench.loaded, last, cache),
+        "bare model": partial(runner.decode, [0], ids[-1:]),
+        "with the sum of three adapters": partial(runner.decode, [1], ids[-1:]),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for step in range(repeats * 4):
-        for name, (prepare, rows) in variants.items():
-            prepare()
-            slots.choose(rows)
-            fed = ids if step == 0 else ids[:, -1:]
-            elapsed = _milliseconds(bench.loaded, partial(_forward, bench.loaded, fed, caches[name]))
+        for name, run in ways.items():
+            elapsed = _milliseconds(bench.loaded, run)
             if step > 0:
                 times[name].append(elapsed)
-    slots.remove()
     medians = {name: statistics.median(own) for name, own in times.items()}
     for name, median in medians.items():
-        yield f"decode token: {name}", median
-    bare, _, used = medians.values()
-    yield "overhead of the slot (percent)", (used / bare - 1) * 100
+        yield f"decoded token: {name}", median
+    _, bare, used = medians.values()
+    bench.token_ms.append(used)
+    yield "speed with adapters / bare", bare / used
 
 
 def _forward(loaded: LoadedModel, ids: torch.Tensor, cache: DynamicCache) -> None:
@@ -202,44 +216,87 @@ def _forward(loaded: LoadedModel, ids: torch.Tensor, cache: DynamicCache) -> Non
 
 
 def _prefilling(bench: Bench, repeats: int) -> Iterator[tuple[str, float]]:
-    slots = _filled(bench, 1)
+    runner = _runner(bench, rows=2)
+    _fill(bench, runner, 1)
+    runner.inject(1, range(K), [1.0] * K)
     for label, passages in (("the question", ()), ("the question and 3 passages", (PASSAGE,) * K)):
         ids = _prompt(bench, passages)
-
-        bare: list[float] = []
-        used: list[float] = []
-        for _ in range(repeats):
-            for rows, times in (([], bare), ([0], used)):
-                slots.choose(rows)
-                cache = DynamicCache(config=bench.loaded.model.config)
-                times.append(_milliseconds(bench.loaded, partial(_forward, bench.loaded, ids, cache)))
-        yield f"prefill of {label} ({ids.shape[1]} tokens), no adapter", statistics.median(bare)
-        yield f"prefill of {label}, with a slot of three", statistics.median(used)
-    slots.remove()
-
-
-def _batches(bench: Bench) -> Iterator[tuple[str, float]]:
-    prompt = _prompt(bench, ())[0].tolist()
-    for size in BATCHES:
-        slots = _filled(bench, size)
-        started = time.perf_counter()
-        generate(bench.loaded, slots, [prompt] * size, list(range(size)), max_new_tokens=NEW_TOKENS)
-        elapsed = (time.perf_counter() - started) * 1000
-        slots.remove()
-        yield f"a question of {NEW_TOKENS} tokens, {size} in a batch, each with its own three adapters", elapsed / size
+        whole = torch.tensor([ids], device=bench.loaded.device)
+        times: list[list[float]] = [[], [], []]
+        for step in range(repeats + 1):
+            ways: tuple[Callable[[], Any], ...] = (
+                lambda whole=whole: _forward(bench.loaded, whole, DynamicCache(config=bench.loaded.model.config)),
+                partial(runner.prefill, [0], [ids]),
+                partial(runner.prefill, [1], [ids]),
+            )
+            for way, own in zip(ways, times, strict=True):
+                elapsed = _milliseconds(bench.loaded, way)
+                if step > 0:
+                    own.append(elapsed)
+        theirs, bare, used = (statistics.median(own) for own in times)
+        yield f"prefill of {label} ({len(ids)} tokens): transformers' model", theirs
+        yield f"prefill of {label}: bare model", bare
+        yield f"prefill of {label}: with the sum of three adapters", used
+        yield f"prefill of {label}: speed with adapters / bare", bare / used
 
 
-def _filled(bench: Bench, capacity: int) -> AdapterSlots:
-    slots = AdapterSlots(bench.loaded, bench.layout, capacity=capacity, max_adapters=K)
-    for slot in range(capacity):
-        bodies = [bench.layout.body(bench.store.read(one)) for one in bench.pack.adapters[bench.group(slot)]]
-        slots.fill(slot, bodies, [1.0] * K, bench.recipe.scale)
-    return slots
+def _batches(bench: Bench, repeats: int) -> Iterator[tuple[str, float]]:
+    """Time answers of 16 tokens, every question with its own three adapters, all at once and one after another."""
+    ids = _prompt(bench, ())
+    batchers = {size: Batcher(bench.loaded, _runner(bench, rows=size)) for size in BATCHES}
+    times: dict[int, list[float]] = {size: [] for size in BATCHES}
+    for step in range(max(3, repeats // 2) + 1):
+        for size, batcher in batchers.items():
+            clock = _Clock()
+            for number in range(max(BATCHES) // 2):
+                terms = [
+                    Term(one.adapter_digest, 1.0, bench.layout.body(bench.store.read(one)))
+                    for one in bench.pack.adapters[bench.group(number)]
+                ]
+                batcher.submit(Request(tuple(ids), NEW_TOKENS, tuple(terms)))
+            while not batcher.is_idle:
+                batcher.step()
+            if step > 0:
+                times[size].append(clock.lap() / (max(BATCHES) // 2))
+    medians = {size: statistics.median(own) for size, own in times.items()}
+    for size, median in medians.items():
+        if size <= max(BATCHES) // 2:
+            yield f"an answer of at most {NEW_TOKENS} tokens, {size} at once, each with its own three adapters", median
+    yield "answers a second: 8 at once / one after another", medians[1] / medians[8]
 
 
-def _prompt(bench: Bench, passages: Sequence[str]) -> torch.Tensor:
-    ids = encode_prompt(bench.loaded.tokenizer, question_prompt("chat", QUESTION, passages))
-    return torch.tensor([ids], device=bench.loaded.device)
+def _merging(bench: Bench, repeats: int) -> Iterator[tuple[str, float]]:
+    """Time merging three adapters into the weights and putting the weights back."""
+    runner = _runner(bench, rows=1)
+    terms = [Term(one.adapter_digest, 1.0, bench.layout.body(bench.store.read(one))) for one in bench.pack.adapters[:K]]
+    times = []
+    for _ in range(repeats):
+        clock = _Clock()
+        with merged_into_weights(runner, bench.layout, terms, bench.recipe.scale):
+            pass
+        times.append(clock.lap())
+    yield "merging three adapters into the weights and restoring them", statistics.median(times)
+
+
+def _runner(bench: Bench, *, rows: int, adapters: int = K * GROUPS) -> Runner:
+    return make_runner(
+        bench.loaded,
+        bench.layout,
+        bench.recipe.scale,
+        rows=rows,
+        context=CONTEXT,
+        cache_bytes=0,  # as many as a sum may have
+        most_terms=adapters,
+    )
+
+
+def _fill(bench: Bench, runner: Runner, groups: int) -> None:
+    for entry, one in enumerate(bench.pack.adapters[: K * groups]):
+        runner.put(entry, bench.layout.body(bench.store.read(one)))
+
+
+def _prompt(bench: Bench, passages: Sequence[str]) -> list[int]:
+    return encode_prompt(bench.loaded.tokenizer, question_prompt("chat", QUESTION, passages))
 
 
 class _Clock:

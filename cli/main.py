@@ -35,6 +35,7 @@ COMMANDS = {
     "build": "cli.build:build",
     "query": "cli.query:query",
     "search": "cli.search:search",
+    "serve": "cli.serve:serve",
     "evaluate": "cli.evaluate:evaluate",
     "export": "cli.export:export",
     "merge": "cli.merge:merge",
@@ -63,6 +64,7 @@ COMMANDS = {
     "pull": "cli.pull:pull",
     "status": "cli.remotes:status",
     "remotes": "cli.remotes:remotes",
+    "keys": "cli.keys:keys",
     "catalog": "cli.catalog:catalog",
     "db": "cli.db:db",
     "completion": "cli.completion:completion",
@@ -141,7 +143,10 @@ def main() -> None:
     gc.set_threshold(50_000, 50, 50)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    # The interpreter looks for cycles among all that is alive once more when it ends: with torch that takes a second.
+    gc.freeze()
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:

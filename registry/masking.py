@@ -11,7 +11,11 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 
+KEY_START = "pragreg-"
+"""How every API key of the server begins."""
+
 _IN_URL = re.compile(r"(://[^/@:\s]*):(?!\d+/)[^@\s]*@")  # digits before a slash are a port
+_API_KEY = re.compile(rf"{KEY_START}[A-Za-z0-9_-]{{43,}}")
 _LONG = 4
 """Shorter passwords are masked only where they stand alone, or no text could be read."""
 
@@ -26,12 +30,12 @@ def keep_secret(*texts: str | None) -> None:
 
 
 def masked_urls(text: str) -> str:
-    """Return ``text`` without the passwords of the URLs in it."""
-    return _IN_URL.sub(rf"\1:{MASK}@", text)
+    """Return ``text`` without the passwords of the URLs in it, and without API keys of the server."""
+    return _API_KEY.sub(f"{KEY_START}{MASK}", _IN_URL.sub(rf"\1:{MASK}@", text))
 
 
 def masked(text: str) -> str:
-    """Return ``text`` without the passwords of URLs and without any secret that is known."""
+    """Return ``text`` without the passwords of URLs, API keys, and any secret that is known."""
     for secret in sorted(_secrets, key=len, reverse=True):
         if len(secret) >= _LONG:
             text = text.replace(secret, MASK)

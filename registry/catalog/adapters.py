@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, delete, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalog import dialect
 from registry.catalog.chunks import chunked
 from registry.catalog.dialect import BULK, insert_new, lock_packs
 from registry.catalog.identifiers import complete_digest, ids_by_digest, require_ids
@@ -30,6 +31,15 @@ from registry.catalog.models import (
 )
 from registry.errors import IntegrityError, NotFoundError
 from registry.records import AdapterLocation, EncodedAdapter, Pack, Training
+
+_PLACES = """
+SELECT adapters.digest, packs.digest, adapter_locations."offset", adapter_locations.size_bytes
+FROM adapters
+JOIN adapter_locations ON adapter_locations.adapter_id = adapters.id
+JOIN packs ON packs.id = adapter_locations.pack_id
+WHERE adapters.digest IN ({digests})
+ORDER BY packs.id
+"""
 
 # The columns are called like the fields.
 _TRAINING = [field.name for field in fields(Training)]
@@ -147,8 +157,8 @@ def find_locations(session: Session, adapter_digests: Iterable[str]) -> dict[str
     """Return where adapters lie in packs, by digest; those that lie in none are left out."""
     found: dict[str, AdapterLocation] = {}
     for chunk in chunked(set(adapter_digests)):
-        rows = session.execute(_locations().where(AdapterRow.digest.in_(chunk)).order_by(PackRow.id))
-        for digest, pack, offset, size in rows:
+        query = _PLACES.format(digests=", ".join([dialect.mark(session)] * len(chunk)))
+        for digest, pack, offset, size in dialect.driver_rows(session, query, chunk):
             found.setdefault(digest, AdapterLocation(digest, pack, offset, size))
     return found
 

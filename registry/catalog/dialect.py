@@ -7,7 +7,7 @@ build commits once for a group of adapters, so the sync costs milliseconds again
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,22 @@ def insert_new(session: Session, model: type[DeclarativeBase], rows: Iterable[Ma
         connection.exec_driver_sql(statement, list(zip(*values, strict=True)))
 
 
+def mark(session: Session) -> str:
+    """Return how a value is left open in a statement for ``driver_rows``."""
+    return MARKS[session.get_bind().dialect.name]
+
+
+def driver_rows(session: Session, statement: str, values: Sequence[str | int]) -> Iterable[Sequence[Any]]:
+    """Run the text of a statement in the session's transaction and return its rows, as the driver reads them.
+
+    For what every question waits for: SQLAlchemy takes several times as long to hand over a few rows as the database to
+    find them. Drivers prepare a statement once for as long as its text stays the same.
+    """
+    driver: Any = session.connection().connection.driver_connection
+    rows: Iterable[Sequence[Any]] = driver.execute(statement, values)
+    return rows
+
+
 def _bound(column: Column[Any], values: list[Any], dialect: Dialect) -> list[Any]:
     """Return values of a column as the driver takes them."""
     process = column.type.dialect_impl(dialect).bind_processor(dialect)
@@ -198,6 +214,12 @@ def lock_builds_and_packs(session: Session) -> None:
         session.connection().exec_driver_sql("LOCK TABLE builds, packs IN SHARE ROW EXCLUSIVE MODE")
 
 
+def lock_api_keys(session: Session) -> None:
+    """Let nobody add or revoke an API key until this transaction ends; SQLite's write lock does that already."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().exec_driver_sql("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")
+
+
 def encoding(connection: Connection) -> str:
     """Return how the database keeps text; a new SQLite file is always UTF-8."""
     if connection.dialect.name == "postgresql":
@@ -232,7 +254,10 @@ def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     writes = options.get("pragreg_writes", False)
     # Temporary tables are written to as well, but lock nothing.
-    connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes or options.get('pragreg_scratch') else 'ON'}")
+    query_only = "OFF" if writes or options.get("pragreg_scratch") else "ON"
+    if connection.info.get("query_only") != query_only:
+        connection.exec_driver_sql(f"PRAGMA query_only={query_only}")
+        connection.info["query_only"] = query_only
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

@@ -21,6 +21,7 @@ class Catalog:
         """Take an engine on ``url``, whose schema is known to be the one of this program (see ``open_catalog``)."""
         self._engine = engine
         self._url = url
+        self._safe_url = dialect.safe_url(engine.url)
         self._reader = dialect.reader(engine)
         self._writer = dialect.writer(engine)
         self._scratch = dialect.scratch(engine)
@@ -33,7 +34,7 @@ class Catalog:
     @property
     def safe_url(self) -> str:
         """The database's URL with the password masked."""
-        return dialect.safe_url(self._engine.url)
+        return self._safe_url
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -85,7 +86,7 @@ class Catalog:
         self.close()
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self.safe_url)
+        return translated(self._safe_url)
 
 
 def open_catalog(url: str) -> Catalog:

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalog import dialect
 from registry.catalog.chunks import KEYS, chunked
 from registry.catalog.documents import documents_by_id
 from registry.catalog.models import AdapterRow, DocumentRow, MembershipRow, PlaceRow, SourceRow, VersionRow
+from registry.catalog.quick import members_of, members_query
 from registry.catalog.references import corpus_id
 from registry.errors import NotFoundError
 from registry.records import Document, Version
@@ -71,16 +73,9 @@ def members_by_document(
 ) -> dict[str, tuple[Document, str]]:
     """Return documents with their adapters' digests, by document digest; those not in the version are left out."""
     found: dict[str, tuple[Document, str]] = {}
-    corpus = corpus_id(session, version.corpus)
     for chunk in chunked(document_digests):
-        rows = session.execute(
-            select(DocumentRow.digest, DocumentRow.title, DocumentRow.text, AdapterRow.digest)
-            .join(MembershipRow, MembershipRow.document_id == DocumentRow.id)
-            .join(AdapterRow, AdapterRow.id == MembershipRow.adapter_id)
-            .where(DocumentRow.digest.in_(chunk), checked_at(MembershipRow, corpus, version.number))
-        )
-        for digest, title, text, adapter in rows:
-            found[digest] = (Document(digest, title, text), adapter)
+        query, values = members_query(version, chunk, mark=dialect.mark(session))
+        found |= members_of(dialect.driver_rows(session, query, values))
     return found
 
 

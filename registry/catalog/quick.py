@@ -8,7 +8,7 @@ which all goes well and nothing else: whatever is amiss (another schema, an unkn
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -34,15 +34,15 @@ _BY_ALIAS = _VERSION.format(
     condition="versions.number = (SELECT version FROM aliases WHERE corpus_id = corpora.id AND aliases.name = ?)"
 )
 
-# Adding 0 keeps the planner from starting with the corpus, as in ``members.checked_at``.
+# Adding 0 keeps planners from starting with the corpus, as in ``members.checked_at``.
 _MEMBERS = """
 SELECT documents.digest, documents.title, documents.text, adapters.digest
 FROM documents
 JOIN memberships ON memberships.document_id = documents.id
 JOIN adapters ON adapters.id = memberships.adapter_id
-WHERE memberships.corpus_id + 0 = (SELECT id FROM corpora WHERE name = ?)
-  AND memberships.from_version + 0 <= ?
-  AND (memberships.to_version IS NULL OR memberships.to_version + 0 > ?)
+WHERE memberships.corpus_id + 0 = (SELECT id FROM corpora WHERE name = {mark})
+  AND memberships.from_version + 0 <= {mark}
+  AND (memberships.to_version IS NULL OR memberships.to_version + 0 > {mark})
   AND documents.digest IN ({digests})
 """
 
@@ -81,9 +81,7 @@ class QuickCatalog:
 
     def members_by_document(self, version: Version, digests: Sequence[str]) -> dict[str, tuple[Document, str]]:
         """Return documents with their adapters' digests, as ``members.members_by_document`` does; 1,000 at most."""
-        query = _MEMBERS.format(digests=", ".join("?" * len(digests)))
-        rows = self._connection.execute(query, (version.corpus, version.number, version.number, *digests))
-        return {digest: (Document(digest, title, text), adapter) for digest, title, text, adapter in rows}
+        return members_of(self._connection.execute(*members_query(version, digests, mark="?")))
 
 
 @contextmanager
@@ -108,6 +106,21 @@ def reading(url: str) -> Iterator[QuickCatalog]:
             yield QuickCatalog(connection)
     except sqlite3.Error as error:
         raise NotQuick from error
+
+
+def members_query(version: Version, digests: Sequence[str], *, mark: str) -> tuple[str, tuple[str | int, ...]]:
+    """Return the statement, with its values, that looks documents up in a version; ``members_of`` reads its rows.
+
+    ``mark`` is how the driver leaves a value open. The statement is the same for as many digests, so that drivers keep
+    it prepared.
+    """
+    query = _MEMBERS.format(mark=mark, digests=", ".join([mark] * len(digests)))
+    return query, (version.corpus, version.number, version.number, *digests)
+
+
+def members_of(rows: Iterable[Any]) -> dict[str, tuple[Document, str]]:
+    """Return documents with their adapters' digests, by document digest, from the rows of ``members_query``."""
+    return {digest: (Document(digest, title, text), adapter) for digest, title, text, adapter in rows}
 
 
 def _moment(text: str) -> datetime:

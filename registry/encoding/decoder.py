@@ -11,32 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from registry.base_model import LoadedModel
+from registry.base_model.blocks import Block, Linear, blocks_of, rotation
 from registry.encoding.kernels import FeedForward, Heads, Kernels, LowRank, Memory
 from registry.encoding.packing import Packing, Row, passes
 from registry.encoding.stack import AdapterStack
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose blocks are: norm, attention with rotated queries and keys, norm, SwiGLU; all of one kind."""
-ROTATIONS = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotation that do not depend on the length of the row."""
-
-
-def is_supported(model: nn.Module) -> bool:
-    """Whether ``Decoder`` computes what ``model`` would."""
-    config: Any = model.config
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    rotation = getattr(config, "rope_parameters", None) or {}
-    return (
-        getattr(config, "model_type", "") in MODEL_TYPES
-        and set(kinds) == {"full_attention"}
-        and getattr(config, "sliding_window", None) is None
-        and getattr(config, "hidden_act", "") in ("silu", "swish")
-        and not getattr(config, "mlp_bias", False)
-        and rotation.get("rope_type", "default") in ROTATIONS
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +97,12 @@ class Decoder:
         With ``recompute`` the forward pass keeps every block's input only, and the backward pass runs each block
         again: a third more work, for little memory.
         """
-        model = loaded.model
-        config, body = model.config, model.get_decoder()
+        blocks = blocks_of(loaded.model)
         self._loaded, self._kernels, self._memory = loaded, kernels, memory
-        self._epsilon = float(config.rms_norm_eps)
-        self._embedding: Tensor = model.get_input_embeddings().weight.detach()
-        self._last_norm: Tensor = body.norm.weight.detach()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cosine, sine = _rotation(body, width, positions, loaded.device)
-        self._heads = Heads(config.num_attention_heads, config.num_key_value_heads, width, width**-0.5, cosine, sine)
-        prefix = next(name for name, module in model.named_modules() if module is body.layers)
-        self._blocks = [
-            _block(layer, number, f"{prefix}.{number}", stack, scale, kernels)
-            for number, layer in enumerate(body.layers)
-        ]
+        self._epsilon, self._embedding, self._last_norm = blocks.epsilon, blocks.embedding, blocks.last_norm
+        angles = rotation(loaded.model, positions, loaded.device)
+        self._heads = Heads(blocks.queries, blocks.keys, blocks.width, blocks.width**-0.5, *angles)
+        self._blocks = [_block(block, stack, scale, kernels) for block in blocks.blocks]
         self._first_layer, self._recompute = first_layer, recompute
         self._states: Tensor | None = None
         self._saved: list[_Saved] = []
@@ -303,60 +276,24 @@ class Decoder:
         return [(slice(0, queries), block.query_norm), (slice(queries, queries + self._heads.keys), block.key_norm)]
 
 
-def _block(layer: Any, number: int, path: str, stack: AdapterStack, scale: float, kernels: Kernels) -> _Block:
-    attention, mlp = layer.self_attn, layer.mlp
+def _block(block: Block, stack: AdapterStack, scale: float, kernels: Kernels) -> _Block:
+    def linear(own: Linear) -> _Linear:
+        adapted = stack.adapted(own.paths, own.outs)
+        return _Linear(own.weight, own.bias, kernels.low_rank(adapted, sum(own.outs), scale) if adapted else None)
 
-    def linear(*names: str) -> _Linear:
-        modules = [getattr(attention, name) for name in names]
-        weight, bias = _together([module.weight for module in modules]), None
-        if any(module.bias is not None for module in modules):
-            biases = [m.bias if m.bias is not None else torch.zeros_like(m.weight[:, 0]) for m in modules]
-            bias = torch.cat([own.detach() for own in biases])
-        outs = [len(module.weight) for module in modules]
-        adapted = stack.adapted([f"{path}.self_attn.{name}" for name in names], outs)
-        return _Linear(weight, bias, kernels.low_rank(adapted, sum(outs), scale) if adapted else None)
-
-    width = len(mlp.gate_proj.weight)
     return _Block(
-        number=number,
-        norm=layer.input_layernorm.weight.detach(),
-        qkv=linear("q_proj", "k_proj", "v_proj"),
-        query_norm=attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
-        key_norm=attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
-        output=linear("o_proj"),
-        second_norm=layer.post_attention_layernorm.weight.detach(),
+        number=block.number,
+        norm=block.norm,
+        qkv=linear(block.qkv),
+        query_norm=block.query_norm,
+        key_norm=block.key_norm,
+        output=linear(block.output),
+        second_norm=block.second_norm,
         feed_forward=kernels.feed_forward(
-            _together([mlp.gate_proj.weight, mlp.up_proj.weight]),
-            mlp.down_proj.weight.detach(),
-            stack.adapted([f"{path}.mlp.gate_proj", f"{path}.mlp.up_proj"], [width, width]),
-            stack.adapted([f"{path}.mlp.down_proj"], [len(mlp.down_proj.weight)]),
+            block.gate_up.weight,
+            block.down.weight,
+            stack.adapted(block.gate_up.paths, block.gate_up.outs),
+            stack.adapted(block.down.paths, block.down.outs),
             scale,
         ),
     )
-
-
-def _together(parts: Sequence[Tensor]) -> Tensor:
-    """Return tensors one after the other; parameters become views of the result, so nothing is held twice."""
-    first = parts[0]
-    expected = first.data_ptr()
-    for part in parts:
-        if part.data_ptr() != expected or not part.is_contiguous():
-            break
-        expected += part.numel() * part.element_size()
-    else:
-        if all(part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for part in parts):
-            shape = (sum(len(part) for part in parts), *first.shape[1:])
-            return first.detach().as_strided(shape, first.stride(), first.storage_offset())
-    joined = torch.cat([part.detach() for part in parts])
-    start = 0
-    for part in parts:
-        part.data = joined[start : start + len(part)]
-        start += len(part)
-    return joined
-
-
-def _rotation(body: Any, width: int, positions: int, device: str) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine ``[positions, width / 2]`` float32 as the model's own module gives them."""
-    places = torch.arange(positions, device=device)[None]
-    cosine, sine = body.rotary_emb(torch.zeros(1, device=device), places)
-    return cosine[0, :, : width // 2].contiguous(), sine[0, :, : width // 2].contiguous()

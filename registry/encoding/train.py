@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from registry.base_model import LoadedModel, library_versions
+from registry.base_model.blocks import is_supported
 from registry.digests import sha256_hex, short
 from registry.encoding.budget import DEVICE_SHARE
-from registry.encoding.decoder import Decoder, is_supported
+from registry.encoding.decoder import Decoder
 from registry.encoding.examples import Example, build_examples, plan_steps
 from registry.encoding.kernels import Memory, kernels_for
 from registry.encoding.library import library_blocks

@@ -16,8 +16,8 @@ from registry.errors import NotFoundError, UsageError
 from registry.merging.export import export_adapter
 from registry.merging.folders import check_free
 from registry.merging.offline import MergeSettings, merge_into_base, merge_offline
+from registry.pipeline.base_models import files_of
 from registry.pipeline.opened import Registry, opened
-from registry.pipeline.recipes import files_of
 from registry.progress import Progress
 from registry.settings import Home
 from registry.store.layout import read_layout

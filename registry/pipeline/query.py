@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 
-from registry.base_model import LoadedModel, encode_prompt, linear_shapes, load
+from registry.base_model import LoadedModel, encode_messages, encode_prompt, encode_text, linear_shapes, load
+from registry.base_model.chat import Message
 from registry.catalog.chunks import chunked
-from registry.catalog.members import documents_by_record, member_adapters
+from registry.catalog.members import documents_by_record
 from registry.catalog.queries import log_query
 from registry.catalog.recipes import get_base_model, get_recipe
 from registry.digests import short
 from registry.errors import NotFoundError, UsageError
-from registry.generation.generate import Generated, OnText, generate, token_limit
-from registry.generation.slots import NO_ADAPTER, AdapterSlots
+from registry.generation.batcher import Batcher
+from registry.generation.requests import Bytes, Generated, Request, Sampling, Term
+from registry.generation.runners.choosing import make_runner
 from registry.layout import question_prompt, titled
-from registry.merging.common import FORMAT, MOST_ADAPTERS, mean_adapter, remembered, spread
 from registry.merging.methods import DEFAULT_MERGE, Coefficients, Merge, parse_merge
 from registry.merging.products import inner_products
+from registry.pipeline.adapter_memory import DEFAULT_CACHE_BYTES, AdapterMemory
+from registry.pipeline.base_models import files_of
+from registry.pipeline.common_part import common_part
 from registry.pipeline.opened import Registry, Retriever, opened
-from registry.pipeline.recipes import files_of, read_task_adapter
 from registry.pipeline.search import check_question
 from registry.progress import Progress, Silent
 from registry.recipe import Recipe
-from registry.records import MODES, Answer, Hit, Match, Mode, Version
+from registry.records import MODES, Answer, BaseModel, Hit, Match, Mode, Version
 from registry.settings import Home
 from registry.store.layout import AdapterLayout
 from registry.upkeep.readers import reading
@@ -35,8 +41,10 @@ DEFAULT_NEW_TOKENS = 32
 DEFAULT_BATCH_SIZE = 8
 SHOWN_CHARACTERS = 60
 """So much of a question is shown in a message about it."""
-COMMON_FOLDER = "common"
-"""The folder of the home with the common parts of versions; derived, and made again where one is missing."""
+LEAST_CONTEXT = 1024
+LEAST_TERMS = 4
+"""A runner is made with room for so many tokens and adapters a row, so that it is seldom made again."""
+GREEDY = Sampling()
 ADAPTER_MODES: tuple[Mode, ...] = ("prag", "combined")
 PASSAGE_MODES: tuple[Mode, ...] = ("rag", "combined")
 
@@ -63,25 +71,37 @@ class Asking:
             raise UsageError("the batch size and the number of new tokens must be at least 1")
 
 
-class Asker:
-    """One version of a corpus with its model in memory; questions see that version to the end."""
+@dataclass(frozen=True)
+class Prepared:
+    """A question on its way to the model: what was found, and the ``request`` that gives the answer."""
 
-    def __init__(self, registry: Registry, version: Version, device: str, dtype: str, progress: Progress) -> None:
-        """Load the base model of the version's recipe; see ``open_asker``."""
-        self.version = version
-        self._registry = registry
+    question: str
+    mode: Mode
+    hits: tuple[Hit, ...]
+    coefficients: Coefficients
+    request: Request
+    milliseconds: Mapping[str, float]
+
+
+class Asker:
+    """One version of a corpus with its model in memory; questions see that version to the end.
+
+    ``retrieve``, ``prepare`` and ``answer_of`` may be called by several threads at once, ``ask`` by one at a time.
+    """
+
+    def __init__(self, registry: Registry, version: Version, loaded: LoadedModel, memory: AdapterMemory) -> None:
+        """Take the base model of the version's recipe; see ``open_asker`` and ``load_base``."""
+        self.version, self.loaded = version, loaded
+        self._registry, self._memory = registry, memory
         with registry.catalog.read() as session:
             self.recipe: Recipe = get_recipe(session, version.recipe_digest)
             self.base_model = get_base_model(session, self.recipe.base_model)
-        files = files_of(registry, self.base_model, progress)
-        self._loaded: LoadedModel = load(
-            files, device=device, dtype=self.recipe.dtype if dtype == "auto" and device != "mps" else dtype
-        )
         self._retriever = Retriever(registry, version)
-        shapes = linear_shapes(self._loaded.model, self.recipe.targets, self.recipe.first_layer)
-        self._layout = AdapterLayout.of(shapes, self.recipe.rank, self.recipe.adapter_dtype)
-        self._slots: AdapterSlots | None = None
-        self._common: bytes | memoryview | None = None
+        shapes = linear_shapes(loaded.model, self.recipe.targets, self.recipe.first_layer)
+        self.layout = AdapterLayout.of(shapes, self.recipe.rank, self.recipe.adapter_dtype)
+        self._batcher: Batcher | None = None
+        self._common: bytes | None = None
+        self._making_common = Lock()
 
     def ask(
         self,
@@ -89,30 +109,41 @@ class Asker:
         asking: Asking = Asking(),
         *,
         gold: Sequence[Sequence[Match]] | None = None,
-        on_text: OnText | None = None,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> Iterator[Answer]:
         """Yield the answers in order, a batch at a time.
 
-        ``gold`` gives each question's documents instead of the index; ``on_text`` is told the text as it grows.
+        ``gold`` gives each question's documents instead of the index; ``on_text`` is told the text as it grows, by the
+        place of its question in the batch.
 
         Raises:
             UsageError: a question is empty or too long for the model, ``k`` or the merge do not fit.
             IntegrityError: an adapter's bytes are damaged.
         """
-        merge = parse_merge(asking.merge, asking.k)
         for question in questions:
             check_question(question, asking.k)
-        if merge.needs_common and asking.mode in ADAPTER_MODES:
+        if parse_merge(asking.merge, asking.k).needs_common and asking.mode in ADAPTER_MODES:
             self.common()  # where it must be made, that is no question's time
         for numbers in chunked(range(len(questions)), asking.batch_size):
-            part = [questions[number] for number in numbers]
-            given = [gold[number] for number in numbers] if gold is not None else None
-            answers = self._answer(part, asking, merge, given, on_text)
+            prepared = [
+                self.prepare(questions[number], asking, gold=None if gold is None else gold[number])
+                for number in numbers
+            ]
+            answers = [
+                self.answer_of(own, generated)
+                for own, generated in zip(prepared, self._generate(prepared, asking, on_text), strict=True)
+            ]
             if asking.log:
                 with self._registry.catalog.write() as session:
                     for answer in answers:
                         log_query(session, answer)
             yield from answers
+
+    def close(self) -> None:
+        """Give back what ``ask`` took of the model and its memory; it can ask again."""
+        batcher, self._batcher = self._batcher, None
+        if batcher is not None:
+            batcher.close()
 
     @property
     def registry(self) -> Registry:
@@ -122,12 +153,12 @@ class Asker:
     @property
     def device(self) -> str:
         """Where the model is, such as "cpu" or "cuda:0"."""
-        return self._loaded.device
+        return self.loaded.device
 
     @property
     def dtype(self) -> str:
         """The numbers that the model computes in, such as "bfloat16"."""
-        return str(self._loaded.model.dtype).removeprefix("torch.")
+        return self.loaded.dtype
 
     def retrieve(self, questions: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
         """Return what the index finds for every question, at most ``k`` documents each."""
@@ -140,7 +171,7 @@ class Asker:
         with self._registry.catalog.read() as session:
             return documents_by_record(session, self.version, names)
 
-    def common(self) -> bytes | memoryview:
+    def common(self) -> bytes:
         """Return the flat vector of what the version's adapters have in common.
 
         That is the task adapter, where they started from one; else their mean, made once and remembered.
@@ -148,55 +179,87 @@ class Asker:
         Raises:
             IntegrityError: an adapter's bytes are lost or damaged.
         """
-        if self._common is None and self.recipe.task_adapter:
-            self._common = read_task_adapter(self._registry, self.recipe)[1]
-        if self._common is None:
-            name = f"{self.version.digest}.mean-{MOST_ADAPTERS}-{FORMAT}"
-            file = self._registry.home.path / COMMON_FOLDER / name
-            self._common = remembered(file, self._layout.body_bytes, self._mean)
-        return self._common
+        with self._making_common:
+            if self._common is None:
+                self._common = common_part(self._registry, self.version, self.recipe, self.layout)
+            return self._common
 
-    def _mean(self) -> bytes:
-        chosen = set(spread(self.version.documents))
-        with self._registry.catalog.read() as session:
-            every = enumerate(member_adapters(session, self.version))
-            digests = [adapter for number, adapter in every if number in chosen]
-        bodies = [self._layout.body(data) for data in self._registry.adapters(digests).values()]
-        return mean_adapter(self._layout, bodies).body
-
-    def _answer(
+    def prepare(
         self,
-        questions: Sequence[str],
+        question: str,
         asking: Asking,
-        merge: Merge,
-        gold: Sequence[Sequence[Match]] | None,
-        on_text: OnText | None,
-    ) -> list[Answer]:
-        clock = _Clock(len(questions))
-        hits = self._retrieve(questions, asking, gold, clock)
-        prompts = [self._prompt(question, found, asking) for question, found in zip(questions, hits, strict=True)]
-        merged = self._inject(hits, merge, asking, clock)
-        rows = [row if own.hits else NO_ADAPTER for row, own in enumerate(merged)]
-        generated = generate(
-            self._loaded, self._slots, prompts, rows, max_new_tokens=asking.max_new_tokens, on_text=on_text
+        *,
+        gold: Sequence[Match] | None = None,
+        history: Sequence[Message] = (),
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+        as_text: bool = False,
+    ) -> Prepared:
+        """Find the question's documents, and put together what the model is asked: all but the model's own work.
+
+        Args:
+            question: any text.
+            asking: mode, number of documents, merge and longest answer.
+            gold: the documents, instead of what the index finds.
+            history: the conversation before the question.
+            sampling: how tokens are chosen.
+            stop: strings that end the answer.
+            as_text: go on with the question as it stands instead of answering it.
+
+        Raises:
+            UsageError: the question is empty or too long for the model, ``k`` or the merge do not fit.
+            NotFoundError: texts are needed that are withheld.
+            IntegrityError: an adapter's bytes are damaged.
+        """
+        merge = parse_merge(asking.merge, asking.k)
+        check_question(question, asking.k)
+        clock = _Clock()
+        hits: tuple[Hit, ...] = ()
+        if asking.mode != "closed-book":
+            with clock.step("search"):
+                found = self._retriever.hits([question], asking.k) if gold is None else self._retriever.join([gold])
+                hits = found[0]
+        is_adapted = asking.mode in ADAPTER_MODES and bool(hits)
+        # Adapters are read and checked while the prompt is put together.
+        reading = self._memory.prefetch(hit.adapter_digest for hit in hits) if is_adapted else None
+        ids = self._prompt(question, hits, asking, history, as_text=as_text)
+        terms, coefficients = ((), Coefficients()) if reading is None else self._terms(hits, reading, merge, clock)
+        request = Request(tuple(ids), asking.max_new_tokens, terms, sampling, tuple(stop))
+        return Prepared(question, asking.mode, hits, coefficients, request, clock.milliseconds)
+
+    def answer_of(self, prepared: Prepared, generated: Generated) -> Answer:
+        """Return the answer to a prepared question with all that explains it."""
+        times = {"inject": generated.inject_ms} if prepared.request.terms else {}
+        times |= {"prefill": generated.prefill_ms, "decode": generated.decode_ms}
+        return Answer(
+            question=prepared.question,
+            answer=generated.text.strip(),
+            mode=prepared.mode,
+            version=self.version.reference,
+            version_digest=self.version.digest,
+            recipe_digest=self.recipe.digest,
+            base_model=self.base_model.fingerprint,
+            hits=prepared.hits,
+            weights=prepared.coefficients.hits,
+            common_weight=prepared.coefficients.common,
+            prompt_tokens=generated.prompt_tokens,
+            answer_tokens=len(generated.tokens),
+            milliseconds={**prepared.milliseconds, **times},
         )
-        return [
-            self._record(question, asking.mode, found, own, text, clock)
-            for question, found, own, text in zip(questions, hits, merged, generated, strict=True)
-        ]
 
-    def _retrieve(
-        self, questions: Sequence[str], asking: Asking, gold: Sequence[Sequence[Match]] | None, clock: _Clock
-    ) -> list[tuple[Hit, ...]]:
-        if asking.mode == "closed-book":
-            return [()] * len(questions)
-        with clock.step("search"):
-            return self._retriever.join(gold) if gold is not None else self._retriever.hits(questions, asking.k)
-
-    def _prompt(self, question: str, hits: Sequence[Hit], asking: Asking) -> list[int]:
-        passages = _passages(hits, asking)
-        ids = encode_prompt(self._loaded.tokenizer, question_prompt(self.recipe.layout, question, passages))
-        limit = token_limit(self._loaded)
+    def _prompt(
+        self, question: str, hits: Sequence[Hit], asking: Asking, history: Sequence[Message], *, as_text: bool
+    ) -> list[int]:
+        tokenizer, passages = self.loaded.tokenizer, _passages(hits, asking)
+        prompt = question_prompt(self.recipe.layout, question, passages)
+        if as_text:
+            ids = encode_text(tokenizer, "\n\n".join([*passages, question]))[:-1]  # without the end of text
+        elif history:
+            turns = [*history, {"role": "user", "content": prompt.user}]
+            ids = encode_messages(tokenizer, turns, prompt.answer_start, prompt.with_system)
+        else:
+            ids = encode_prompt(tokenizer, prompt)
+        limit = token_limit(self.loaded)
         if limit is not None and len(ids) + asking.max_new_tokens > limit:
             shown = question if len(question) <= SHOWN_CHARACTERS else question[: SHOWN_CHARACTERS - 3] + "..."
             raise UsageError(
@@ -207,81 +270,103 @@ class Asker:
             )
         return ids
 
-    def _inject(self, hits: Sequence[Sequence[Hit]], merge: Merge, asking: Asking, clock: _Clock) -> list[Coefficients]:
-        """Merge every question's adapters and copy the result into its slot; return what each counted."""
-        if asking.mode not in ADAPTER_MODES or not any(hits):
-            return [Coefficients()] * len(hits)
+    def _terms(
+        self, hits: Sequence[Hit], reading: Future[dict[str, memoryview]], merge: Merge, clock: _Clock
+    ) -> tuple[tuple[Term, ...], Coefficients]:
+        """Return the adapters of the sum, without those of factor 0, and the factors of all."""
         with clock.step("load"):
-            bodies = self._bodies(hits)
-            common = [self.common()] if merge.needs_common else []
-        slots = self._room(len(hits), asking.k + len(common))
-        merged: list[Coefficients] = []
-        for row, found in enumerate(hits):
-            terms = [*(bodies[hit.adapter_digest] for hit in found), *common]
-            with clock.step("merge"):
-                products = inner_products(self._layout, terms, self.recipe.scale) if merge.needs_products else None
-                own = merge.coefficients([hit.score for hit in found], products)
-                factors = (*own.hits, own.common)  # the last is 0 where there is no common part
-                chosen = [(term, factor) for term, factor in zip(terms, factors, strict=False) if factor]
-                sum_of = slots.merge([term for term, _ in chosen], [factor for _, factor in chosen], self.recipe.scale)
-            with clock.step("inject"):
-                slots.inject(row, sum_of)
-            merged.append(own)
-        return merged
+            data = reading.result()
+            bodies: list[Bytes] = [self.layout.body(data[hit.adapter_digest]) for hit in hits]
+            keys = [hit.adapter_digest for hit in hits]
+            if merge.needs_common:
+                bodies.append(self.common())
+                keys.append(f"common of {self.version.digest}")
+        with clock.step("merge"):
+            products = inner_products(self.layout, bodies, self.recipe.scale) if merge.needs_products else None
+            own = merge.coefficients([hit.score for hit in hits], products)
+            factors = (*own.hits, own.common)  # the last is 0 where there is no common part
+            every = zip(keys, factors, bodies, strict=False)
+            return tuple(Term(key, factor, body) for key, factor, body in every if factor), own
 
-    def _bodies(self, hits: Sequence[Sequence[Hit]]) -> Mapping[str, memoryview]:
-        data = self._registry.adapters(hit.adapter_digest for found in hits for hit in found)
-        return {digest: self._layout.body(one) for digest, one in data.items()}
+    def _generate(
+        self, prepared: Sequence[Prepared], asking: Asking, on_text: Callable[[int, str], None] | None
+    ) -> list[Generated]:
+        """Answer all of them together.
 
-    def _room(self, questions: int, adapters: int) -> AdapterSlots:
-        """Return slots for so many questions of so many adapters; made again only when more are needed."""
-        slots = self._slots
-        if slots is None or slots.capacity < questions or slots.max_adapters < adapters:
-            if slots is not None:
-                slots.remove()
-            self._slots = slots = AdapterSlots(self._loaded, self._layout, questions, adapters)
-        return slots
+        Raises:
+            IntegrityError: an adapter's bytes are damaged.
+        """
+        requests = [own.request for own in prepared]
+        batcher = self._room(requests, asking)
+        tell = [None if on_text is None else partial(on_text, place) for place in range(len(requests))]
+        running = [batcher.submit(request, own) for request, own in zip(requests, tell, strict=True)]
+        try:
+            while not batcher.is_idle:
+                for ended in batcher.step():
+                    if ended.error is not None:
+                        raise ended.error
+        except BaseException:
+            self._batcher = None  # whatever still runs in it is nobody's
+            batcher.close()
+            raise
+        return [own.generated for own in running if own.generated is not None]
 
-    def _record(
-        self,
-        question: str,
-        mode: Mode,
-        hits: Sequence[Hit],
-        merged: Coefficients,
-        generated: Generated,
-        clock: _Clock,
-    ) -> Answer:
-        return Answer(
-            question=question,
-            answer=generated.text,
-            mode=mode,
-            version=self.version.reference,
-            version_digest=self.version.digest,
-            recipe_digest=self.recipe.digest,
-            base_model=self.base_model.fingerprint,
-            hits=tuple(hits),
-            weights=merged.hits,
-            common_weight=merged.common,
-            prompt_tokens=generated.prompt_tokens,
-            answer_tokens=len(generated.tokens),
-            milliseconds=clock.milliseconds | {"prefill": generated.prefill_ms, "decode": generated.decode_ms},
+    def _room(self, requests: Sequence[Request], asking: Asking) -> Batcher:
+        """Return a batcher with room for these; it is made again only when more is needed."""
+        rows = min(asking.batch_size, max(len(requests), 1))
+        context = max(len(request.ids) + request.max_new_tokens for request in requests)
+        terms = max(len(request.terms) for request in requests)
+        known = self._batcher
+        if known is not None:
+            runner = known.runner
+            if runner.rows >= rows and runner.context >= context and runner.most_terms >= terms:
+                return known
+            rows, terms = max(rows, runner.rows), max(terms, runner.most_terms)
+            context = max(context, runner.context)
+            known.close()
+        limit = token_limit(self.loaded) or context
+        runner = make_runner(
+            self.loaded,
+            self.layout,
+            self.recipe.scale,
+            rows=rows,
+            context=max(context, min(limit, LEAST_CONTEXT)),
+            cache_bytes=DEFAULT_CACHE_BYTES,
+            most_terms=max(terms, LEAST_TERMS),
+            takes_weights=True,
         )
+        self._batcher = Batcher(self.loaded, runner)
+        return self._batcher
 
 
 class _Clock:
-    """Milliseconds per step of one batch, shared evenly by its questions."""
+    """Milliseconds per step."""
 
-    def __init__(self, questions: int) -> None:
+    def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
-        self._questions = questions
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Add the time of the block to a step."""
         started = time.perf_counter()
         yield
-        elapsed = (time.perf_counter() - started) * 1000 / self._questions
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + elapsed
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (time.perf_counter() - started) * 1000
+
+
+def token_limit(loaded: LoadedModel) -> int | None:
+    """Return how many tokens a prompt and its answer may have together; None where the model sets no limit."""
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+def load_base(registry: Registry, base_model: BaseModel, *, device: str, dtype: str, progress: Progress) -> LoadedModel:
+    """Load the base model of a recipe; ``dtype`` is the recipe's, or what is asked for ("auto" measures).
+
+    Raises:
+        BaseModelError: it is not to be had, or is another one now.
+    """
+    files = files_of(registry, base_model, progress)
+    return load(files, device=device, dtype=dtype)
 
 
 @contextmanager
@@ -301,7 +386,18 @@ def open_asker(
         with reading(home, version):
             # Only now: what a garbage collection decided before is in the catalog, and the next one sees the reader.
             version = registry.version(version.reference)
-            yield Asker(registry, version, device, dtype, progress or Silent())
+            with registry.catalog.read() as session:
+                recipe = get_recipe(session, version.recipe_digest)
+                base_model = get_base_model(session, recipe.base_model)
+            chosen = recipe.dtype if dtype == "auto" and device != "mps" else dtype
+            loaded = load_base(registry, base_model, device=device, dtype=chosen, progress=progress or Silent())
+            memory = AdapterMemory(registry)
+            asker = Asker(registry, version, loaded, memory)
+            try:
+                yield asker
+            finally:
+                asker.close()
+                memory.close()
 
 
 def _passages(hits: Sequence[Hit], asking: Asking) -> list[str]:

@@ -14,13 +14,12 @@ from registry.base_model import (
     choose_dtype,
     fingerprint,
     locate,
-    require_same,
 )
-from registry.base_model.location import PUBLISHED
 from registry.catalog.recipes import add_base_model, add_recipe, get_base_model, get_recipe, recipe_of_corpus
 from registry.catalog.task_adapters import get_task_adapter, locate_task_adapter
 from registry.digests import short
 from registry.errors import UsageError
+from registry.pipeline.base_models import files_of
 from registry.pipeline.opened import Registry
 from registry.progress import Progress
 from registry.recipe import HALF, Recipe, override, preset, read_recipe_file
@@ -129,25 +128,6 @@ def record_recipe(registry: Registry, chosen: Chosen) -> None:
     with registry.catalog.write() as session:
         add_base_model(session, chosen.base_model)
         add_recipe(session, chosen.recipe)
-
-
-def files_of(registry: Registry, base_model: BaseModel, progress: Progress) -> ModelFiles:
-    """Return the files of a catalogued base model, checked to be the same model.
-
-    Where only a repository named it, those of the home's own are returned if they are that model's.
-
-    Raises:
-        BaseModelError: they are not to be had, or are another model's now.
-    """
-    is_ours = not base_model.reference.startswith(PUBLISHED)
-    files = locate(
-        base_model.reference if is_ours else registry.home.base_model,
-        models_path=registry.home.models_path,
-        revision=base_model.revision if is_ours else None,
-        notify=progress.say,
-    )
-    require_same(fingerprint(files), base_model)
-    return files
 
 
 def _dtype(request: RecipeRequest, recipe: Recipe) -> Any:

@@ -16,7 +16,7 @@ from registry.hub.arrivals import check_adapter
 from registry.hub.cache import AdapterCache
 from registry.hub.client import Hub
 from registry.hub.names import pack_path
-from registry.pipeline.recipes import files_of
+from registry.pipeline.base_models import files_of
 from registry.progress import Silent
 from registry.recipe import Recipe
 from registry.records import BaseModel

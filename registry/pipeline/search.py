@@ -6,6 +6,7 @@ Imports no torch, and SQLAlchemy only where the catalog or the index is not read
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from registry.catalog import quick
 from registry.errors import IntegrityError, UsageError
@@ -13,6 +14,9 @@ from registry.index import VersionIndex
 from registry.records import Hit, Version
 from registry.retrieval import hits_of
 from registry.settings import Home
+
+if TYPE_CHECKING:
+    from registry.pipeline.opened import Registry, Retriever
 
 MAX_HITS = 32
 """The most documents that a question may ask for."""
@@ -45,11 +49,19 @@ def _search(home: Home, reference: str, question: str, k: int) -> tuple[Version,
 
     with opened(home) as registry:
         version = registry.version(reference)
-        retriever = Retriever(registry, version)
-        (hits,) = retriever.hits([question], k)
-        if not hits and not retriever.has_all_texts:
-            raise registry.nothing_found(version)
-        return version, hits
+        return version, found_hits(registry, Retriever(registry, version), version, question, k)
+
+
+def found_hits(registry: Registry, retriever: Retriever, version: Version, question: str, k: int) -> tuple[Hit, ...]:
+    """Return what a question finds in an open version.
+
+    Raises:
+        NotFoundError: it finds nothing, and texts are withheld.
+    """
+    (hits,) = retriever.hits([question], k)
+    if not hits and not retriever.has_all_texts:
+        raise registry.nothing_found(version)
+    return hits
 
 
 def check_question(question: str, k: int) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from sqlalchemy import func, insert, select
 
 from registry.catalog.aliases import set_alias
+from registry.catalog.api_keys import create_key, revoke_key, touch_key
 from registry.catalog.augmentations import add_augmentations
 from registry.catalog.builds import stage
 from registry.catalog.engine import Catalog
@@ -53,6 +54,9 @@ def fill(catalog: Catalog) -> Workshop:
         version = resolve(session, "handbook@v1")
         set_alias(session, version, "production", who="ada")
         pin(session, version, reason="an audit", who="ada")
+        touch_key(session, create_key(session, "chat", ("ask", "search:handbook"))[0].key_id)
+        create_key(session, "left")
+        revoke_key(session, "left")
         # A model may generate a NUL: JSON spells it as an escape, so it can be kept anywhere.
         generated = Augmentation(
             ODD.digest, sha256_hex(b"asked twice"), "self", "2", ("\x00 \ud7ff",), (QAPair("Où?", "là", "Là-bas."),)

@@ -114,7 +114,7 @@ def test_a_target_with_rows_is_refused_and_left_alone(filled_url: str, tmp_path:
         Workshop(catalog)
     for source, target in ((filled_url, other), (other, filled_url), (filled_url, filled_url)):
         before = rows(target)
-        with pytest.raises(HomeError, match="is not empty: there are rows in base_models") as caught:
+        with pytest.raises(HomeError, match=r"is not empty: there are rows in .*base_models") as caught:
             copy_catalog(source, target, Silent())
         assert "empty" in str(caught.value.hint)
         assert rows(target) == before

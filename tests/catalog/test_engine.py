@@ -47,6 +47,8 @@ def test_a_reader_cannot_write(any_catalog: Catalog) -> None:
         add_corpus(session, "harbour")
     with any_catalog.write() as session:
         add_corpus(session, "mill")
+    with pytest.raises(StorageError, match="cannot be written"), any_catalog.read() as session:
+        add_corpus(session, "harbour")  # now on a connection that has written
     assert corpora(any_catalog) == ["mill"]
 
 

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from registry.base_model import LoadedModel
 from registry.digests import short
 from registry.errors import HubError, InputError, IntegrityError, NotFoundError, UsageError
-from registry.generation.slots import AdapterSlots
 from registry.pipeline.export import MergeRequest, export, merge
 from registry.pipeline.import_adapters import ImportRequest, import_adapters
 from registry.pipeline.push.peft import push_peft
@@ -27,6 +26,7 @@ from registry.pipeline.push.peft_folders import PeftPushRequest
 from registry.progress import Silent
 from registry.settings import create_home
 from registry.store.layout import read_layout
+from tests.generation.sums import online
 from tests.hub.maker import Maker, maker
 from tests.hub.server import HubServer
 
@@ -131,7 +131,7 @@ def test_what_an_earlier_push_left_goes_and_what_others_put_there_stays(
     )
 
 
-def test_peft_loads_it_from_the_server_as_our_slots_have_it(
+def test_peft_loads_it_from_the_server_as_we_answer_with_it(
     hub: HubServer, made: Maker, digests: list[str], tiny_model_path: Path, tiny_model: LoadedModel, tmp_path: Path
 ) -> None:
     push(made, adapters=(digests[0],))
@@ -144,17 +144,12 @@ def test_peft_loads_it_from_the_server_as_our_slots_have_it(
     exported = [export(made.home, [digest], tmp_path / digest)[0].folder for digest in digests[:2]]
     datas = [(folder / "adapter_model.safetensors").read_bytes() for folder in exported]
     layout = read_layout(datas[0])
-    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=1)
-    try:
-        for number, data in enumerate(datas):
-            slots.fill(0, [layout.body(data)], [1.0], made.recipe.scale)
-            with torch.no_grad(), slots.active([0]):
-                ours = tiny_model.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
-            theirs = load_file(out)[str(number)]
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-            assert not torch.allclose(theirs, tiny_model.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits)
-    finally:
-        slots.remove()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for number, data in enumerate(datas):
+        ours = online(tiny_model, layout, [layout.body(data)], [1.0], made.recipe.scale, ids)
+        theirs = load_file(out)[str(number)]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(theirs, tiny_model.model(input_ids=ids).logits)
 
 
 def test_another_home_imports_the_same_adapters(

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from registry.base_model import LoadedModel, load, locate
 from registry.errors import IntegrityError, StorageError, UsageError
-from registry.generation.slots import AdapterSlots
 from registry.merging.export import export_adapter
 from registry.merging.offline import METHODS, MergeSettings, Method, merge_into_base, merge_offline
 from registry.recipe import Recipe
 from registry.store.layout import AdapterLayout
+from tests.generation.sums import online
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 MakeAdapters = Callable[..., dict[str, bytes]]
@@ -49,17 +49,11 @@ def loaded_back(tiny_model: LoadedModel, folder: Path) -> Tensor:
         model.unload()
 
 
-def through_slots(
+def merged_online(
     tiny_model: LoadedModel, recipe: Recipe, layout: AdapterLayout, adapters: dict[str, bytes], weights: list[float]
 ) -> Tensor:
     """The logits of the adapters merged online."""
-    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=len(adapters))
-    slots.fill(0, [layout.body(data) for data in adapters.values()], weights, recipe.scale)
-    try:
-        with slots.active([0]):
-            return logits(tiny_model.model)
-    finally:
-        slots.remove()
+    return online(tiny_model, layout, [layout.body(data) for data in adapters.values()], weights, recipe.scale, IDS)
 
 
 def pefts_own(
@@ -107,13 +101,13 @@ def test_every_method_loads_back_as_it_was_in_memory(
     assert f"| method | {method} |" in card
 
 
-def test_cat_equals_the_slots(
+def test_cat_equals_the_merge_while_asking(
     tiny_model: LoadedModel, recipe: Recipe, layout: AdapterLayout, make_adapters: MakeAdapters, tmp_path: Path
 ) -> None:
     adapters = make_adapters(3)
     merge_offline(tiny_model, recipe, layout, adapters, WEIGHTS, tmp_path / "out")
-    online = through_slots(tiny_model, recipe, layout, adapters, WEIGHTS)
-    torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), online, atol=1e-4, rtol=0)
+    asked = merged_online(tiny_model, recipe, layout, adapters, WEIGHTS)
+    torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), asked, atol=1e-4, rtol=0)
 
 
 def test_many_adapters_have_names_that_peft_does_not_drop(
@@ -122,8 +116,8 @@ def test_many_adapters_have_names_that_peft_does_not_drop(
     adapters = make_adapters(12)
     merged = merge_offline(tiny_model, recipe, layout, adapters, [0.2] * 12, tmp_path / "out")
     assert merged.layout.rank == 24
-    online = through_slots(tiny_model, recipe, layout, adapters, [0.2] * 12)
-    torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), online, atol=1e-4, rtol=0)
+    asked = merged_online(tiny_model, recipe, layout, adapters, [0.2] * 12)
+    torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), asked, atol=1e-4, rtol=0)
 
 
 def test_the_seed_decides_what_dare_drops(
@@ -144,8 +138,8 @@ def test_a_single_adapter_is_itself(
 ) -> None:
     adapters = make_adapters(1)
     merge_offline(tiny_model, recipe, layout, adapters, [1.0], tmp_path / "out")
-    online = through_slots(tiny_model, recipe, layout, adapters, [1.0])
-    torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), online, atol=1e-4, rtol=0)
+    asked = merged_online(tiny_model, recipe, layout, adapters, [1.0])
+    torch.testing.assert_close(loaded_back(tiny_model, tmp_path / "out"), asked, atol=1e-4, rtol=0)
 
 
 def test_half_precision_adapters_on_a_half_precision_base(

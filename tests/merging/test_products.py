@@ -12,11 +12,11 @@ from torch import Tensor
 
 from registry.base_model import LoadedModel, linear_shapes
 from registry.errors import IntegrityError
-from registry.generation.slots import AdapterSlots
 from registry.merging.methods import parse_merge
 from registry.merging.products import LEAST_REST, inner_products
 from registry.recipe import Recipe
 from registry.store.layout import AdapterLayout
+from tests.generation.sums import online
 
 IDS = torch.tensor([[5, 17, 203, 88, 41, 300]])
 SCORES = (9.0, 7.0, 3.0)
@@ -117,13 +117,7 @@ def test_the_model_computes_what_the_formulas_say(
     merged = sum(factor * flat(dense(layout, term, recipe.scale)) for factor, term in zip(factors, terms, strict=True))
     np.testing.assert_allclose(merged, wanted, atol=1e-5 * np.abs(wanted).max())
     bare = logits(tiny_model.model)
-    slots = AdapterSlots(tiny_model, layout, capacity=1, max_adapters=4)
-    try:
-        slots.fill(0, terms, factors, recipe.scale)
-        with slots.active([0]):
-            ours = logits(tiny_model.model)
-    finally:
-        slots.remove()
+    ours = online(tiny_model, layout, terms, factors, recipe.scale, IDS)
     whole = logits(with_added(tiny_model.model, layout, wanted))
     torch.testing.assert_close(ours, whole, atol=1e-4, rtol=0)
     assert (whole - bare).abs().max() > 1e-2

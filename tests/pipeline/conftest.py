@@ -26,6 +26,7 @@ from registry.settings import Home, create_home, open_home
 from registry.store.packs import PackStore
 from tests.hub.maker import Maker, maker, new_home
 from tests.hub.server import HubServer
+from tests.pipeline.handbook import build_handbook
 from tests.pipeline.pushed import REPOSITORY
 from tests.upkeep.corpus_maker import CorpusMaker
 
@@ -94,6 +95,12 @@ def write_sample(folder: Path) -> Sample:
     for path, rows in ((files.documents, records), (files.augmentations, augmentations), (files.questions, questions)):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return files
+
+
+@pytest.fixture(scope="session")
+def handbook_home(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path) -> Home:
+    """The home of ``build_handbook``, shared by the session: leave it as it was."""
+    return build_handbook(tmp_path_factory.mktemp("handbook"), tiny_model_path)
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from sqlalchemy import text
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from registry.catalog.documents import fill_documents
 from registry.catalog.listing import list_queries
 from registry.catalog.members import members
 from registry.documents import ReadOptions
 from registry.errors import IntegrityError, NotFoundError, UsageError
+from registry.generation.runners.choosing import make_runner
 from registry.merging.common import mean_adapter
 from registry.merging.export import export_adapter
-from registry.pipeline import query
+from registry.pipeline import common_part
 from registry.pipeline.build import BuildRequest, build
+from registry.pipeline.common_part import COMMON_FOLDER
 from registry.pipeline.export import export
 from registry.pipeline.opened import opened
-from registry.pipeline.query import COMMON_FOLDER, Asker, Asking, open_asker
+from registry.pipeline.query import Asker, Asking, open_asker
 from registry.pipeline.recipes import RecipeRequest
 from registry.pipeline.search import search
 from registry.progress import Silent
@@ -133,32 +133,28 @@ def test_a_question_that_is_too_long_is_named(asker: Asker) -> None:
 @pytest.mark.parametrize("merge", ["softmax", "uniform+common+orthogonal+cap:1.2"])
 def test_the_model_computes_what_peft_does(built: Home, asker: Asker, tmp_path: Path, merge: str) -> None:
     """The logits after a question's prompt, against PEFT's merge of what `export` writes of the answer's adapters."""
-    seen: list[tuple[list[list[int]], torch.Tensor]] = []
-
-    def look(module: nn.Module, _given: object, named: dict[str, Any], output: Any) -> None:
-        if isinstance(module, PreTrainedModel) and hasattr(output, "last_hidden_state"):
-            seen.append((named["input_ids"].tolist(), output.last_hidden_state[:, -1]))
-
-    watching = nn.modules.module.register_module_forward_hook(look, with_kwargs=True)
-    try:
-        (answer,) = asker.ask(["the mill ferry lamp"], Asking(k=3, merge=merge, log=False))
-    finally:
-        watching.remove()
-    assert len(answer.hits) == 3
-    ids, hidden = torch.tensor(seen[0][0]), seen[0][1]
-    export(built, [hit.adapter_digest for hit in answer.hits], tmp_path)
-    folders = [tmp_path / f"adapter-{hit.adapter_digest[:12]}" for hit in answer.hits]
-    weights = list(answer.weights)
-    if answer.common_weight:
+    prepared = asker.prepare("the mill ferry lamp", Asking(k=3, merge=merge, log=False))
+    request, hits = prepared.request, prepared.hits
+    assert len(hits) == 3
+    room = {"rows": 1, "context": 256, "cache_bytes": 0, "most_terms": 4}
+    runner = make_runner(asker.loaded, asker.layout, asker.recipe.scale, **room)
+    for entry, term in enumerate(request.terms):
+        runner.put(entry, term.body)
+    runner.inject(0, range(len(request.terms)), [term.factor for term in request.terms])
+    ours, ids = runner.prefill([0], [request.ids]).clone(), torch.tensor([request.ids])
+    export(built, [hit.adapter_digest for hit in hits], tmp_path)
+    folders = [tmp_path / f"adapter-{hit.adapter_digest[:12]}" for hit in hits]
+    weights = list(prepared.coefficients.hits)
+    if prepared.coefficients.common:
         layout = read_layout((folders[0] / "adapter_model.safetensors").read_bytes())
         folders.append(tmp_path / "common")
         data = layout.serialise(asker.common())
         export_adapter(data, folders[-1], recipe=asker.recipe, base_model=asker.base_model)
-        weights.append(answer.common_weight)
+        weights.append(prepared.coefficients.common)
     assert len(weights) == 3 + ("common" in merge)
     base = AutoModelForCausalLM.from_pretrained(asker.base_model.reference, dtype=torch.float32)
     with torch.inference_mode():
-        bare, ours = base(input_ids=ids).logits[:, -1], base.get_output_embeddings()(hidden)
+        bare = base(input_ids=ids).logits[:, -1]
     names = [f"adapter_{number}" for number in range(len(folders))]
     model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name=names[0])
     for name, folder in zip(names[1:], folders[1:], strict=True):
@@ -182,7 +178,7 @@ def test_the_common_part_is_made_once_and_again_where_damaged(built: Home, monke
     file.write_bytes(whole[:-4] + b"\0\0\0\1")
     again = answers("uniform+common+cap")
     assert file.read_bytes() == whole
-    monkeypatch.setattr(query, "mean_adapter", lambda *_: pytest.fail("the common part was made again"))
+    monkeypatch.setattr(common_part, "mean_adapter", lambda *_: pytest.fail("the common part was made again"))
     remembered = answers("uniform+common+cap")
     for answer, *others in zip(fresh, again, remembered, strict=True):
         assert all(replace(one, milliseconds=answer.milliseconds) == answer for one in others)

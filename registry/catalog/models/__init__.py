@@ -1,6 +1,7 @@
 """The tables, as typed models. Only the catalog's own modules and the migrations import them."""
 
 from registry.catalog.models.activity import BuildAdapterRow, BuildItemRow, BuildRow, QueryHitRow, QueryRow
+from registry.catalog.models.api_keys import ApiKeyRow
 from registry.catalog.models.artifacts import (
     AdapterInputRow,
     AdapterLocationRow,
@@ -35,6 +36,7 @@ __all__ = [
     "AdapterRow",
     "AliasMoveRow",
     "AliasRow",
+    "ApiKeyRow",
     "AugmentationRequestRow",
     "AugmentationRow",
     "Base",

@@ -14,9 +14,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from registry.encoding.kernels.vectors import (
+from registry.kernels.loops import LOWEST, Array, F, along, compile_loop, get, inline_loop, put
+from registry.kernels.vectors import (
     WIDTH,
     exponential,
     first,
@@ -27,71 +27,14 @@ from registry.encoding.kernels.vectors import (
     splat,
     square_root,
     store,
-    store_some,
     total,
 )
 
-F = np.float32
-LOWEST = F(-3e38)
 TILE = 4
 """Tokens of one member whose gradients go to the adapter together."""
-Array = Any
-
-_compile = njit(error_model="numpy", cache=True)
-_inline = njit(error_model="numpy", cache=True, forceinline=True)
 
 
-@_inline
-def _get(row: Array, place: int, end: int) -> Any:
-    """Return the lanes from ``place`` on, those from ``end`` on as 0."""
-    return load(row, place) if place + WIDTH <= end else load_some(row, place, end - place)
-
-
-@_inline
-def _put(row: Array, place: int, value: Any, end: int) -> None:
-    """Write the lanes from ``place`` on, up to ``end``."""
-    if place + WIDTH <= end:
-        store(row, place, value)
-    else:
-        store_some(row, place, value, end - place)
-
-
-@_compile
-def rms_norm(x: Array, weight: Array, epsilon: Any, out: Array, inverse: Array) -> None:
-    """See ``Kernels.rms_norm``; ``inverse`` ``[n]`` is written."""
-    tokens, width = x.shape
-    for token in range(tokens):
-        row, to = x[token], out[token]
-        squares = splat(F(0))
-        for i in range(0, width, WIDTH):
-            value = _get(row, i, width)
-            squares = squares + value * value
-        scale = F(1) / math.sqrt(total(squares) / F(width) + epsilon)
-        inverse[token] = scale
-        for i in range(0, width, WIDTH):
-            _put(to, i, _get(row, i, width) * splat(scale) * _get(weight, i, width), width)
-
-
-@_compile
-def add_rms_norm(
-    x: Array, addend: Array, weight: Array, epsilon: Any, summed: Array, out: Array, inverse: Array
-) -> None:
-    """Norm the sum of two; see ``Kernels.rms_norm``."""
-    tokens, width = x.shape
-    for token in range(tokens):
-        row, more, both, to = x[token], addend[token], summed[token], out[token]
-        squares = splat(F(0))
-        for i in range(0, width, WIDTH):
-            _put(both, i, _get(row, i, width) + _get(more, i, width), width)
-            value = _get(both, i, width)
-            squares = squares + value * value
-        scale = F(1) / math.sqrt(total(squares) / F(width) + epsilon)
-        inverse[token] = scale
-        for i in range(0, width, WIDTH):
-            _put(to, i, _get(both, i, width) * splat(scale) * _get(weight, i, width), width)
-
-
-@_compile
+@compile_loop
 def rms_norm_backward(slope: Array, x: Array, weight: Array, inverse: Array, into: Array) -> None:
     """See ``Kernels.rms_norm_backward``."""
     tokens, width = x.shape
@@ -100,52 +43,43 @@ def rms_norm_backward(slope: Array, x: Array, weight: Array, inverse: Array, int
         scale = inverse[token]
         products = splat(F(0))
         for i in range(0, width, WIDTH):
-            products = products + _get(above, i, width) * _get(weight, i, width) * _get(row, i, width)
+            products = products + get(above, i, width) * get(weight, i, width) * get(row, i, width)
         along = splat(total(products) * scale * scale * scale / F(width))
         for i in range(0, width, WIDTH):
-            own = _get(above, i, width) * _get(weight, i, width) * splat(scale) - _get(row, i, width) * along
-            _put(to, i, _get(to, i, width) + own, width)
+            own = get(above, i, width) * get(weight, i, width) * splat(scale) - get(row, i, width) * along
+            put(to, i, get(to, i, width) + own, width)
 
 
-@_compile
+@compile_loop
 def low_product(x: Array, owners: Array, a: Array, low: Array) -> None:
     """Write A x to ``low`` ``[tokens, r]``, with the A of every token's owner, ``[members, r * in]``."""
     tokens, width = x.shape
     for token in range(tokens):
         row, own = x[token], a[owners[token]]
         for k in range(low.shape[1]):
-            low[token, k] = _along(row, own, k * width, width)
+            low[token, k] = along(row, own, k * width, width)
 
 
-@_inline
-def _along(row: Array, values: Array, at: int, width: int) -> Any:
-    """Return the inner product of a row and the values from ``at`` on."""
-    sums = splat(F(0))
-    for i in range(0, width, WIDTH):
-        sums = sums + _get(row, i, width) * _get(values, at + i, at + width)
-    return total(sums)
-
-
-@_inline
+@inline_loop
 def _add(to: Array, at: int, factor: Any, row: Array, width: int) -> None:
     """Add ``factor * row`` to what is at ``at``."""
     scale = splat(factor)
     for i in range(0, width, WIDTH):
-        _put(to, at + i, _get(to, at + i, at + width) + scale * _get(row, i, width), at + width)
+        put(to, at + i, get(to, at + i, at + width) + scale * get(row, i, width), at + width)
 
 
-@_inline
+@inline_loop
 def _plus(value: Any, low: Array, scale: Any, b: Array, i: int, width: int) -> Any:
     """Return the lanes ``value`` and the sum of scale * low[k] times those of ``b`` ``[r * width]`` at ``i``."""
     if len(low) == 2:  # without a loop, it is a third faster
-        value = value + splat(low[0] * scale) * _get(b, i, width)
-        return value + splat(low[1] * scale) * _get(b, width + i, 2 * width)
+        value = value + splat(low[0] * scale) * get(b, i, width)
+        return value + splat(low[1] * scale) * get(b, width + i, 2 * width)
     for k in range(len(low)):
-        value = value + splat(low[k] * scale) * _get(b, k * width + i, (k + 1) * width)
+        value = value + splat(low[k] * scale) * get(b, k * width + i, (k + 1) * width)
     return value
 
 
-@_compile
+@compile_loop
 def add_product(y: Array, owners: Array, low: Array, b: Array, scale: Any) -> None:
     """Add scale * B low to ``y`` ``[tokens, out]``; ``b`` ``[members, r * out]``."""
     tokens, width = y.shape
@@ -154,21 +88,21 @@ def add_product(y: Array, owners: Array, low: Array, b: Array, scale: Any) -> No
     for token in range(tokens):
         row, own = y[token], b[owners[token]]
         for i in range(0, width, WIDTH):
-            _put(row, i, _plus(_get(row, i, width), low[token], scale, own, i, width), width)
+            put(row, i, _plus(get(row, i, width), low[token], scale, own, i, width), width)
 
 
-@_compile
+@compile_loop
 def product_backward(slope: Array, owners: Array, low: Array, b: Array, scale: Any, of_b: Array, of_low: Array) -> None:
     """Undo ``add_product``: write the gradient of ``low`` and add that of B."""
     tokens, width = slope.shape
     for token in range(tokens):
         row, own, of_own = slope[token], b[owners[token]], of_b[owners[token]]
         for k in range(low.shape[1]):
-            of_low[token, k] = scale * _along(row, own, k * width, width)
+            of_low[token, k] = scale * along(row, own, k * width, width)
             _add(of_own, k * width, scale * low[token, k], row, width)
 
 
-@_compile
+@compile_loop
 def low_backward(x: Array, owners: Array, of_low: Array, a: Array, of_a: Array, into: Array, is_wanted: bool) -> None:
     """Undo ``low_product``: add the gradient of A, and that of ``x`` to ``into`` if it is wanted."""
     tokens, width = x.shape
@@ -182,10 +116,10 @@ def low_backward(x: Array, owners: Array, of_low: Array, a: Array, of_a: Array, 
         if is_wanted:
             to = into[token]
             for i in range(0, width, WIDTH):
-                _put(to, i, _plus(_get(to, i, width), of_low[token], F(1), own, i, width), width)
+                put(to, i, _plus(get(to, i, width), of_low[token], F(1), own, i, width), width)
 
 
-@_compile
+@compile_loop
 def swiglu(
     gate_up: Array,
     out: Array,
@@ -208,14 +142,14 @@ def swiglu(
         gates, ups, to, member = gate_up[token], gate_up[token][width:], out[token], owners[token]
         own_gate, own_up, own_down = b_gate[member], b_up[member], a_down[member]
         for i in range(0, width, WIDTH):
-            gate = _plus(_get(gates, i, width), low_gate[token], scale, own_gate, i, width)
-            up = _plus(_get(ups, i, width), low_up[token], scale, own_up, i, width)
-            _put(to, i, gate * up / (one + exponential(zero - gate)), width)
+            gate = _plus(get(gates, i, width), low_gate[token], scale, own_gate, i, width)
+            up = _plus(get(ups, i, width), low_up[token], scale, own_up, i, width)
+            put(to, i, gate * up / (one + exponential(zero - gate)), width)
         for k in range(low_down.shape[1]):
-            low_down[token, k] = _along(to, own_down, k * width, width)
+            low_down[token, k] = along(to, own_down, k * width, width)
 
 
-@_compile
+@compile_loop
 def swiglu_backward(
     slope: Array,
     gate_up: Array,
@@ -251,17 +185,17 @@ def swiglu_backward(
             above, gates, ups = slope[token], gate_up[token], gate_up[token][width:]
             to_gates, to_ups, to_activated = of_gates[token - begin], of_ups[token - begin], activated[token - begin]
             for i in range(0, width, WIDTH):
-                gate = _plus(_get(gates, i, width), low_gate[token], scale, own_gate, i, width)
-                up = _plus(_get(ups, i, width), low_up[token], scale, own_up, i, width)
-                outer = _plus(_get(above, i, width), of_low_down[token], F(1), own_down, i, width)
+                gate = _plus(get(gates, i, width), low_gate[token], scale, own_gate, i, width)
+                up = _plus(get(ups, i, width), low_up[token], scale, own_up, i, width)
+                outer = _plus(get(above, i, width), of_low_down[token], F(1), own_down, i, width)
                 sigmoid = one / (one + exponential(zero - gate))
                 silu, own = gate * sigmoid, outer * sigmoid
                 of_gate, of_up = own * up * (one + gate * (one - sigmoid)), outer * silu
                 store(to_gates, i, of_gate)
                 store(to_ups, i, of_up)
                 store(to_activated, i, silu * up)
-                _put(gates, i, of_gate, width)
-                _put(ups, i, of_up, width)
+                put(gates, i, of_gate, width)
+                put(ups, i, of_up, width)
         for missing in range(end - begin, TILE):
             of_gates[missing], of_ups[missing], activated[missing] = F(0), F(0), F(0)
         _outer_products(activated, begin, end, of_low_down, F(1), of_a_down[member], width)
@@ -272,7 +206,7 @@ def swiglu_backward(
         begin = end
 
 
-@_inline
+@inline_loop
 def _inner_products(rows: Array, begin: int, end: int, b: Array, scale: Any, low: Array, width: int) -> None:
     """Write scale * (a row . b[k]) to ``low`` for the tokens of a tile."""
     row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
@@ -280,7 +214,7 @@ def _inner_products(rows: Array, begin: int, end: int, b: Array, scale: Any, low
     for k in range(low.shape[1]):
         s0, s1, s2, s3 = zero, zero, zero, zero
         for i in range(0, width, WIDTH):
-            value = _get(b, k * width + i, (k + 1) * width)
+            value = get(b, k * width + i, (k + 1) * width)
             s0, s1 = s0 + load(row0, i) * value, s1 + load(row1, i) * value
             s2, s3 = s2 + load(row2, i) * value, s3 + load(row3, i) * value
         low[begin, k] = scale * total(s0)
@@ -292,7 +226,7 @@ def _inner_products(rows: Array, begin: int, end: int, b: Array, scale: Any, low
             low[begin + 3, k] = scale * total(s3)
 
 
-@_inline
+@inline_loop
 def _outer_products(rows: Array, begin: int, end: int, low: Array, scale: Any, of_b: Array, width: int) -> None:
     """Add scale * low[k] * a row to ``of_b[k]`` for the tokens of a tile; rows behind its end are zero."""
     row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
@@ -302,11 +236,11 @@ def _outer_products(rows: Array, begin: int, end: int, low: Array, scale: Any, o
         f2, f3 = splat(scale * low[min(begin + 2, last), k]), splat(scale * low[min(begin + 3, last), k])
         for i in range(0, width, WIDTH):
             at, stop = k * width + i, (k + 1) * width
-            value = _get(of_b, at, stop) + f0 * load(row0, i) + f1 * load(row1, i)
-            _put(of_b, at, value + f2 * load(row2, i) + f3 * load(row3, i), stop)
+            value = get(of_b, at, stop) + f0 * load(row0, i) + f1 * load(row1, i)
+            put(of_b, at, value + f2 * load(row2, i) + f3 * load(row3, i), stop)
 
 
-@_inline
+@inline_loop
 def _turn(
     source: Array,
     at: int,
@@ -324,38 +258,38 @@ def _turn(
     """Write ``heads`` vectors, ``step`` apart, rotated by ``sign`` times the angles of a token, and times ``scale``."""
     half = width // 2
     for i in range(0, half, WIDTH):
-        c, s = _get(cosine, i, half) * splat(scale), _get(sine, i, half) * splat(scale * sign)
+        c, s = get(cosine, i, half) * splat(scale), get(sine, i, half) * splat(scale * sign)
         for head in range(heads):
             low, to_low = at + head * step, place + head * to_step
             high, to_high = low + half, to_low + half
-            a, b = _get(source, low + i, high), _get(source, high + i, high + half)
-            _put(to, to_low + i, a * c - b * s, to_high)
-            _put(to, to_high + i, b * c + a * s, to_high + half)
+            a, b = get(source, low + i, high), get(source, high + i, high + half)
+            put(to, to_low + i, a * c - b * s, to_high)
+            put(to, to_high + i, b * c + a * s, to_high + half)
 
 
-@_inline
+@inline_loop
 def _move(source: Array, at: int, step: int, heads: int, width: int, to: Array, place: int, to_step: int) -> None:
     """Copy ``heads`` vectors that are ``step`` apart."""
     for head in range(heads):
         low, to_low = at + head * step, place + head * to_step
         for i in range(0, width, WIDTH):
-            _put(to, to_low + i, _get(source, low + i, low + width), to_low + width)
+            put(to, to_low + i, get(source, low + i, low + width), to_low + width)
 
 
-@_compile
+@compile_loop
 def _clear(to: Array, place: int, count: int) -> None:
     for i in range(place, place + count, WIDTH):
-        _put(to, i, splat(F(0)), place + count)
+        put(to, i, splat(F(0)), place + count)
 
 
-@_compile
+@compile_loop
 def _clear_behind(to: Array, place: int, heads: int, length: int, rows: int, width: int) -> None:
     """Zero the rows behind the first ``length`` of every head's ``rows``."""
     for head in range(heads):
         _clear(to, place + (head * rows + length) * width, (rows - length) * width)
 
 
-@_compile
+@compile_loop
 def spread(
     rows: Array,
     heads: int,
@@ -391,7 +325,7 @@ def spread(
         _clear_behind(values, key, groups, before + length, seen, width)
 
 
-@_compile
+@compile_loop
 def spread_slope(rows: Array, heads: int, width: int, segments: Array, to: Array) -> None:
     """Lay out ``[tokens, heads * width]`` as queries are, as it is."""
     for number in range(len(segments)):
@@ -402,7 +336,7 @@ def spread_slope(rows: Array, heads: int, width: int, segments: Array, to: Array
         _clear_behind(to, own, heads, length, most, width)
 
 
-@_compile
+@compile_loop
 def collect(found: Array, heads: int, width: int, segments: Array, rows: Array) -> None:
     """Undo ``spread_slope``."""
     for number in range(len(segments)):
@@ -412,7 +346,7 @@ def collect(found: Array, heads: int, width: int, segments: Array, rows: Array) 
             _move(found, own + j * width, most * width, heads, width, rows[start + j], 0, width)
 
 
-@_compile
+@compile_loop
 def collect_slopes(
     queries: Array,
     keys: Array,
@@ -449,7 +383,7 @@ def collect_slopes(
             _move(summed, 0, width, groups, width, row, at + groups * width, width)
 
 
-@_compile
+@compile_loop
 def _sum(
     spread: Array,
     place: int,
@@ -465,15 +399,15 @@ def _sum(
     for group in range(groups):
         at = place + group * seen * width
         for i in range(0, width, WIDTH):
-            value = _get(spread, at + i, at + width)
+            value = get(spread, at + i, at + width)
             for number in range(len(followers)):
                 follower, offset = segments[followers[number, 0]], followers[number, 1]
                 own = (follower[6] * groups + group * follower[7] + offset + j) * width
-                value = value + _get(spread, own + i, own + width)
-            _put(to, group * width + i, value, (group + 1) * width)
+                value = value + get(spread, own + i, own + width)
+            put(to, group * width + i, value, (group + 1) * width)
 
 
-@_compile
+@compile_loop
 def softmax(scores: Array, heads: int, segments: Array) -> None:
     """Turn the scores of all segments ``[heads, queries, keys]`` into weights: query j sees ``before + j + 1`` keys.
 
@@ -511,7 +445,7 @@ def softmax(scores: Array, heads: int, segments: Array) -> None:
                     store(row, i, splat(F(0)))
 
 
-@_compile
+@compile_loop
 def softmax_backward(weights: Array, slope: Array, heads: int, segments: Array) -> None:
     """Turn the slope of the weights into that of the scores, in place."""
     at = 0
@@ -533,7 +467,7 @@ def softmax_backward(weights: Array, slope: Array, heads: int, segments: Array) 
                     store(above, i, splat(F(0)))
 
 
-@_compile
+@compile_loop
 def cross_entropy(logits: Array, targets: Array, weights: Array, losses: Array) -> None:
     """See ``Kernels.cross_entropy``; ``losses`` ``[n]`` is written."""
     positions, vocabulary = logits.shape
@@ -544,11 +478,11 @@ def cross_entropy(logits: Array, targets: Array, weights: Array, losses: Array) 
         target, weight = targets[position], weights[position]
         most = low
         for i in range(0, vocabulary, WIDTH):
-            most = larger(first(_get(row, i, vocabulary), vocabulary - i, low), most)
+            most = larger(first(get(row, i, vocabulary), vocabulary - i, low), most)
         middle = highest(most)
         sums = splat(F(0))
         for i in range(0, vocabulary, WIDTH):
-            value = exponential(_get(row, i, vocabulary) - splat(middle))
+            value = exponential(get(row, i, vocabulary) - splat(middle))
             value = first(value, vocabulary - i, splat(F(0)))
             store(values, i, value)
             sums = sums + value
@@ -558,10 +492,10 @@ def cross_entropy(logits: Array, targets: Array, weights: Array, losses: Array) 
         values[target] -= all_of_them  # the slope is the probability less one, and exact where that is small
         scale = splat(weight / all_of_them)
         for i in range(0, vocabulary, WIDTH):
-            _put(row, i, load(values, i) * scale, vocabulary)
+            put(row, i, load(values, i) * scale, vocabulary)
 
 
-@_compile
+@compile_loop
 def adamw(
     parameters: Array,
     gradients: Array,
@@ -581,11 +515,11 @@ def adamw(
     """
     count = len(parameters)
     for i in range(0, count, WIDTH):
-        slope, moment = _get(gradients, i, count), _get(mean, i, count)
+        slope, moment = get(gradients, i, count), get(mean, i, count)
         moment = moment + (slope - moment) * splat(F(1) - beta1)
-        power = _get(square, i, count) * splat(beta2) + slope * slope * splat(F(1) - beta2)
-        _put(mean, i, moment, count)
-        _put(square, i, power, count)
-        _put(gradients, i, splat(F(0)), count)
+        power = get(square, i, count) * splat(beta2) + slope * slope * splat(F(1) - beta2)
+        put(mean, i, moment, count)
+        put(square, i, power, count)
+        put(gradients, i, splat(F(0)), count)
         step = moment * splat(mean_scale) / (square_root(power * splat(square_scale)) + splat(epsilon))
-        _put(parameters, i, _get(parameters, i, count) * splat(shrink) - step * splat(rate), count)
+        put(parameters, i, get(parameters, i, count) * splat(shrink) - step * splat(rate), count)

@@ -14,6 +14,7 @@ from torch import Tensor
 from registry.encoding.kernels import FeedForward, Heads, LowRank, Memory, compiled
 from registry.encoding.packing import Packing, Segment
 from registry.encoding.stack import Adapted
+from registry.kernels import loops
 
 _F = np.float32
 
@@ -72,9 +73,9 @@ class ProcessorKernels:
         inverse = torch.empty(len(x))
         own = (_array(weight), _F(epsilon))
         if addend is None:
-            compiled.rms_norm(_array(x), *own, _array(out), inverse.numpy())
+            loops.rms_norm(_array(x), *own, _array(out), inverse.numpy())
         else:
-            compiled.add_rms_norm(_array(x), _array(addend), *own, _array(summed), _array(out), inverse.numpy())
+            loops.add_rms_norm(_array(x), _array(addend), *own, _array(summed), _array(out), inverse.numpy())
         return inverse
 
     def rms_norm_backward(self, slope: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, into: Tensor) -> None:

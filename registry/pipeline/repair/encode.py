@@ -18,8 +18,9 @@ from registry.catalog.upkeep.repairs_versions import is_own
 from registry.digests import short
 from registry.encoding.pool import encode_groups
 from registry.errors import EncodingError, Interrupted, PragregError, UsageError
+from registry.pipeline.base_models import files_of
 from registry.pipeline.encode import SAMPLE_DOCUMENTS
-from registry.pipeline.recipes import Chosen, files_of, read_task_adapter
+from registry.pipeline.recipes import Chosen, read_task_adapter
 from registry.pipeline.repair.bench import Bench
 from registry.pipeline.sizing import Sizing, Wanted, size_groups
 from registry.records import EncodedAdapter, Pack

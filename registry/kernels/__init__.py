@@ -1,0 +1,1 @@
+"""Loops compiled for the processor, and what they are made of."""
