@@ -74,12 +74,18 @@ def aligned(text: str) -> str:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of what every script is given."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return a parser of what a script over given documents takes."""
+    parser = work_parser(description)
     parser.add_argument("documents", type=Path)
     parser.add_argument("augmentations", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--name", default="an invented corpus", help="what the documents are called in the heading")
+    return parser
+
+
+def work_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what every script takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder to work in")
     return parser
 
 

@@ -53,6 +53,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
     "qwen3_moe": {**_HEADS, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "gpt_neox": {key: size for key, size in _SIZES.items() if key != "num_key_value_heads"},
+    "starcoder2": {**_SIZES, "sliding_window": 64},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
 }
 
 

@@ -63,7 +63,7 @@ def mean_adapter(layout: AdapterLayout, bodies: Sequence[Bytes]) -> CommonPart:
     for a, b in layout.modules.values():
         kept_here, whole_here = _reduce(vectors, a, b, result)
         kept, whole = kept + kept_here, whole + whole_here
-    return CommonPart(_packed(layout, result), kept / whole if whole else 1.0)
+    return CommonPart(packed(layout, result), kept / whole if whole else 1.0)
 
 
 def _reduce(vectors: Sequence[Vector], a: TensorSpec, b: TensorSpec, result: Vector) -> tuple[float, float]:
@@ -84,7 +84,7 @@ def _reduce(vectors: Sequence[Vector], a: TensorSpec, b: TensorSpec, result: Vec
     return float(np.sum(values[:rank] ** 2)), float(np.sum(values**2))
 
 
-def _packed(layout: AdapterLayout, vector: Vector) -> bytes:
+def packed(layout: AdapterLayout, vector: Vector) -> bytes:
     """Return float32 numbers as a body; bfloat16 rounds to the nearest, ties to even."""
     if layout.dtype == "float32":
         return vector.astype("<f4").tobytes()

@@ -15,6 +15,7 @@ from peft import LoraConfig
 from registry.base_model.location import published_name
 from registry.digests import sha256_hex, short
 from registry.merging.folders import new_folder
+from registry.merging.peft_settings import adapter_settings
 from registry.recipe import Recipe
 from registry.records import BaseModel
 from registry.store.layout import AdapterLayout, read_layout
@@ -24,7 +25,6 @@ CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "README.md"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_BLOCK = re.compile(r"(?P<blocks>\w+)\.(?P<number>\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +81,8 @@ def settings_of(config: LoraConfig) -> str:
 
 
 def lora_config(layout: AdapterLayout, alpha: float, base_model: BaseModel) -> LoraConfig:
-    """Return PEFT's configuration of adapters of this layout with the scale ``alpha`` / rank.
-
-    Blocks are named one by one only where the layout leaves some out below its first.
-    """
-    name, revision = published_name(base_model)
-    blocks = [match for match in map(_BLOCK.search, layout.modules) if match]
-    numbers = sorted({int(match["number"]) for match in blocks})
-    named = {"layers_to_transform": numbers, "layers_pattern": blocks[0]["blocks"]} if numbers and numbers[0] else {}
-    return LoraConfig(
-        r=layout.rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
-        lora_dropout=0.0,
-        bias="none",
-        target_modules=sorted({module.rpartition(".")[2] for module in layout.modules}),
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-        base_model_name_or_path=name,
-        revision=revision,
-        **named,
-    )
+    """Return PEFT's configuration of adapters of this layout with the scale ``alpha`` / rank."""
+    return LoraConfig(**adapter_settings(layout, alpha, base_model))
 
 
 def front_matter(base_model: BaseModel, licence: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""What runs inside other engines: it imports no torch, PEFT or transformers, for their environments have their own."""
