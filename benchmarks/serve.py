@@ -15,6 +15,7 @@ import asyncio
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ from benchmarks.serve_process import Sample, Server, serving
 from benchmarks.serve_trouble import Trouble
 
 SHOWN_MISTAKES = 5
+SETTLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,11 @@ def _medians(asked: Sequence[Asked]) -> tuple[float, float, float, float]:
 
 def _left_over(server: Server, bench: Bench) -> Iterator[str]:
     """Yield what is wrong with a server after all of it: rows that were not freed, its log, its end."""
+    time.sleep(SETTLE_SECONDS)
+    numbers = server.metrics()
+    for name in ("pragreg_rows_running", "pragreg_queue_length", "pragreg_log_dropped_total"):
+        if numbers[name]:
+            yield f"{name} is {numbers[name]:.0f} when nobody asks"
     log = server.log()
     status, seconds = server.end()
     print(f"\n- started in {server.start_seconds:.1f} s, ended in {seconds:.1f} s with status {status}")

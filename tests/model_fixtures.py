@@ -56,6 +56,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {key: size for key, size in _SIZES.items() if key != "num_key_value_heads"},
     "starcoder2": {**_SIZES, "sliding_window": 64},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
+    "rwkv": {"hidden_size": 32, "num_hidden_layers": 3},
 }
 
 

@@ -43,8 +43,10 @@ class Catalog:
         Raises:
             StorageError: the database cannot be read.
         """
-        with self._translated(), Session(self._reader, autoflush=False) as session:
+        with self._translated(), Session(self._reader, autoflush=False, expire_on_commit=False) as session:
             yield session
+            # Not undone: after a rollback psycopg forgets its prepared statements, and each is planned anew.
+            session.commit()
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -22,6 +22,9 @@ from registry.errors import IntegrityError
 from registry.generation.requests import Bytes, Term
 from registry.store.layout import AdapterLayout, TensorSpec
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What may raise anywhere, where there is a handler that does."""
+
 
 class Weights(Protocol):
     """A runner whose weights can be changed. Several runners of one model share them."""
@@ -60,10 +63,18 @@ def merged_into_weights(weights: Weights, layout: AdapterLayout, terms: Sequence
                 weights.set_weight(path, _changed(weight, vectors, factors, a, b))
         yield
     finally:
-        with _undisturbed():
-            # Backwards: where two paths are one weight, the first copy is the one from before.
-            for path in reversed(before):
-                weights.set_weight(path, before[path].to(weights.weight(path).device))
+        try:
+            _put_back(weights, before)
+        finally:
+            _put_back(weights, before)  # where Ctrl-C came before the line above could keep it off
+
+
+def _put_back(weights: Weights, before: dict[str, Tensor]) -> None:
+    with _undisturbed():
+        # Backwards: where two paths are one weight, the first copy is the one from before.
+        for path in reversed([*before]):
+            weights.set_weight(path, before[path].to(weights.weight(path).device))
+            del before[path]
 
 
 @torch.no_grad()
@@ -93,15 +104,18 @@ def _numbers(layout: AdapterLayout, body: Bytes) -> Tensor:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep Ctrl-C until the block has ended; other threads than the main one are never interrupted."""
+    """Keep Ctrl-C and the like until the block has ended; other threads than the main one are never interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: arrived.append((number, frame)))
+    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
     try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: arrived.append((number, frame)))
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if arrived and callable(handler):
-            handler(*arrived[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in arrived:
+            handlers[signal.Signals(number)](number, frame)

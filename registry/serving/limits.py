@@ -34,9 +34,10 @@ class Places:
             raise ApiError(400, f"this server takes at most {self._limit} answers at once, not {count}", param="n")
         if self.taken + count > self._limit:
             seconds = self.retry_seconds()
+            full = f"{self.taken} requests are being answered or wait, and {self._limit} are the most"
             raise ApiError(
                 429,
-                f"{self.taken} requests are being answered or wait, and {self._limit} are the most; try again in {seconds} s",
+                f"{full}; try again in {seconds} s",
                 code="queue_full",
                 headers={"retry-after": str(seconds)},
             )

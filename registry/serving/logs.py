@@ -101,6 +101,10 @@ class Journal:
         """Write a line about a request."""
         self._put(line.record())
 
+    def note(self, message: str) -> None:
+        """Write a line about the server itself."""
+        self._put({"time": _now(), "level": "info", "message": message})
+
     def trouble(self, message: str, error: BaseException | None = None) -> None:
         """Write a line about what should not happen, with where the error arose.
 

@@ -170,6 +170,10 @@ class _Uvicorn(uvicorn.Server):
     async def _drain(self) -> None:
         service, loop = self.service, asyncio.get_running_loop()
         deadline = loop.time() + service.settings.drain_seconds
+        service.journal.note(
+            f"stopping: {service.active} requests are answered for at most {service.settings.drain_seconds:g} s; "
+            "a second signal ends them"
+        )
         while service.active and loop.time() < deadline:
             await asyncio.sleep(_LOOK_SECONDS)
         service.engine.stop(0)  # what still runs is told so

@@ -406,6 +406,14 @@ def test_a_foreign_layout_is_refused(tiny_model: LoadedModel, make_runner: MakeR
     assert torch.equal(all_logits(tiny_model.model, IDS), bare)
 
 
+def test_a_model_that_would_forget_what_came_before_is_refused(
+    family_path: Callable[[str], Path], make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    loaded = load(locate(str(family_path("rwkv")), models_path=tmp_path), device="cpu", dtype="float32")
+    with pytest.raises(BaseModelError, match="RwkvForCausalLM does not take"):
+        make_runner(loaded, None)
+
+
 def equals_peft(loaded: LoadedModel, runner: Runner, recipe: Recipe, bodies: Sequence[bytes], folder: Path) -> None:
     """Compare a row's logits with those of PEFT's own merge of the exported adapters."""
     layout = AdapterLayout.of(linear_shapes(loaded.model, recipe.targets), recipe.rank, "float32")

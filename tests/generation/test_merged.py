@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from registry.base_model import LoadedModel, linear_shapes, load, locate
-from registry.errors import BaseModelError, IntegrityError
+from registry.errors import BaseModelError, IntegrityError, Interrupted
 from registry.generation.merged import merged_into_weights
 from registry.generation.requests import Term
 from registry.generation.runners.library import LibraryRunner
@@ -137,10 +138,10 @@ def test_an_error_in_the_block_puts_the_weights_back(
 
 
 class Stopping:
-    """A runner's weights, and Ctrl-C with the change of a number of the test's choice."""
+    """A runner's weights, and a signal with the change of a number of the test's choice."""
 
-    def __init__(self, runner: AnyRunner, at: int) -> None:
-        self.runner, self.left = runner, at
+    def __init__(self, runner: AnyRunner, at: int, number: int) -> None:
+        self.runner, self.left, self.number = runner, at, number
         self.arrived = False
 
     def weight(self, path: str) -> Tensor:
@@ -149,7 +150,7 @@ class Stopping:
     def set_weight(self, path: str, weight: Tensor) -> None:
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
             self.arrived = True
         self.runner.set_weight(path, weight)
 
@@ -159,13 +160,28 @@ def test_ctrl_c_at_any_moment_puts_the_weights_back(
     runner: AnyRunner, layout: AdapterLayout, terms: list[Term], at: int
 ) -> None:
     before = weights_of(runner, layout)
-    stopping, is_entered = Stopping(runner, at), False
+    stopping, is_entered = Stopping(runner, at, signal.SIGINT), False
     with pytest.raises(KeyboardInterrupt), merged_into_weights(stopping, layout, terms, SCALE):
         is_entered = True
     assert stopping.arrived
     assert is_entered == (at > 9)
     assert is_same(weights_of(runner, layout), before)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_so_does_a_signal_that_ends_the_program(runner: AnyRunner, layout: AdapterLayout, terms: list[Term]) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped")
+
+    before, handler = weights_of(runner, layout), signal.signal(signal.SIGTERM, stop)
+    try:
+        stopping = Stopping(runner, 3, signal.SIGTERM)
+        with pytest.raises(Interrupted), merged_into_weights(stopping, layout, terms, SCALE):
+            pass
+    finally:
+        assert signal.signal(signal.SIGTERM, handler) is stop
+    assert stopping.arrived
+    assert is_same(weights_of(runner, layout), before)
 
 
 def wait_for_ctrl_c() -> None:

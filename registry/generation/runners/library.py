@@ -64,7 +64,8 @@ class LibraryRunner:
             most_terms: how many adapters a row's sum may have.
 
         Raises:
-            BaseModelError: the model lacks a module of the layout, or it is not linear or of another shape.
+            BaseModelError: the model lacks a module of the layout, or it is not linear or of another shape, or the
+                model does not take transformers' caches.
             UsageError: a number is below 1.
         """
         if rows < 1 or context < 1:
@@ -73,13 +74,13 @@ class LibraryRunner:
         self._model: Any = loaded.model
         self._layout = layout
         self._device = loaded.device
+        self._kept = make_rows(loaded, rows, context)
         self._adapters: Adapters | None = None
         if layout is not None:
             self._adapters = Adapters(
                 loaded.model, layout, scale, places=rows, most_terms=most_terms, cache_bytes=cache_bytes
             )
         self._slots = [EMPTY] * rows
-        self._kept = make_rows(loaded, rows, context)
         self._last = _LastTokens()
         hook = self._model.get_decoder().register_forward_hook(self._last.keep)
         self._finish = weakref.finalize(self, hook.remove)

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from registry.base_model import LoadedModel
+from registry.errors import BaseModelError
 from registry.generation.runners.library_adapters import untouched_zeros
 
 PREFILL_TOKENS = 4096
@@ -56,19 +57,28 @@ def make_rows(loaded: LoadedModel, rows: int, context: int) -> Rows:
     """Return buffers where the model keeps plain keys and values and is told positions, else caches of each row's own.
 
     State spaces, chunks and the like are kept row by row: slower, and as right.
+
+    Raises:
+        BaseModelError: the model remembers past tokens in a way of its own, or not at all.
     """
     model, device = loaded.model, torch.device(loaded.device)
+    parameters = inspect.signature(model.get_decoder().forward).parameters
+    if "cache" not in parameters:  # it would take the word, and begin anew with every token
+        raise BaseModelError(
+            f"{type(model).__name__} does not take transformers' caches, so it cannot go on with a text",
+            hint="use a base model of another architecture, such as Llama, Qwen, Mistral or Gemma",
+        )
     sample = DynamicCache(config=model.config)
     ids = torch.tensor([[loaded.tokenizer.eos_token_id]], device=device)
     with torch.inference_mode():
         model.get_decoder()(input_ids=ids, cache=sample, use_cache=True)
     is_plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in sample.layers)
     is_plain = is_plain and all(layer.is_initialized and layer.keys.shape[2] == 1 for layer in sample.layers)
-    takes_positions = "position_ids" in inspect.signature(model.get_decoder().forward).parameters
     windows = {layer.sliding_window for layer in sample.layers if isinstance(layer, DynamicSlidingWindowLayer)}
     config = model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or ())
-    if not is_plain or not takes_positions or len(windows) > 1 or types - {"full_attention", "sliding_attention"}:
+    has_masks = len(windows) <= 1 and types <= {"full_attention", "sliding_attention"}
+    if not is_plain or not has_masks or "position_ids" not in parameters:
         return OwnCaches(model, rows)
     return StaticRows(config, sample, min(windows, default=None), rows, context)
 

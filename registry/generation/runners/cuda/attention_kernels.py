@@ -91,7 +91,6 @@ def attend(
     qkv,
     positions,
     rows,
-    lanes,
     cosine,
     sine,
     query_norm,
@@ -152,9 +151,8 @@ def attend(
     factor = factors
     low = sums
     if HAS_ADDED:
-        lane = tl.load(lanes + token)
-        slot += lane * 2 * TERMS
-        factor += lane * 2 * TERMS
+        slot += token * 2 * TERMS
+        factor += token * 2 * TERMS
         low += token * (SPLITS * 3 * TERMS * RANK)
     turn = position.to(tl.int64) * (W // 2)
     q = heads_of(
@@ -217,18 +215,21 @@ def combine(
     W: tl.constexpr,
     WP: tl.constexpr,
 ):
-    """Put the chunks of one head of one token together."""
-    at = tl.program_id(0).to(tl.int64)
+    """Put the chunks of one head of one token together, in their order, so that empty ones at the end change nothing."""
+    at = tl.program_id(0).to(tl.int64) * CHUNKS
     chunk = tl.arange(0, C)
     c = tl.arange(0, WP)
-    highest = tl.load(extremes + (at * CHUNKS + chunk) * 2, mask=chunk < CHUNKS, other=LOWEST)
-    weights = tl.load(extremes + (at * CHUNKS + chunk) * 2 + 1, mask=chunk < CHUNKS, other=0.0)
-    there = weights > 0.0
-    shrink = tl.where(there, tl.exp2(highest - tl.max(highest, axis=0)), 0.0)
-    mask = there[:, None] & (c < W)[None, :]
-    parts = tl.load(partial + (at * CHUNKS + chunk)[:, None] * W + c[None, :], mask=mask, other=0.0)
-    result = tl.sum(parts * shrink[:, None], axis=0) / tl.sum(weights * shrink, axis=0)
-    tl.store(attended + at * W + c, result.to(attended.dtype.element_ty), mask=c < W)
+    highest = tl.max(tl.load(extremes + (at + chunk) * 2, mask=chunk < CHUNKS, other=LOWEST), axis=0)
+    total = tl.zeros((WP,), tl.float32)
+    weights = 0.0
+    for own in tl.static_range(CHUNKS):
+        weight = tl.load(extremes + (at + own) * 2 + 1)
+        shrink = tl.where(weight > 0.0, tl.exp2(tl.load(extremes + (at + own) * 2) - highest), 0.0)
+        parts = tl.load(partial + (at + own) * W + c, mask=(c < W) & (weight > 0.0), other=0.0)
+        total += parts * shrink
+        weights += weight * shrink
+    result = total / weights
+    tl.store(attended + tl.program_id(0).to(tl.int64) * W + c, result.to(attended.dtype.element_ty), mask=c < W)
 
 
 @triton.jit
@@ -236,7 +237,6 @@ def rotate(
     qkv,
     positions,
     rows,
-    lanes,
     cosine,
     sine,
     query_norm,
@@ -245,6 +245,7 @@ def rotate(
     keys,
     values,
     rotated,
+    lanes,
     pool,
     slots,
     factors,
@@ -306,46 +307,50 @@ def rotate(
     tl.store(rotated + token * outs + (QUERIES + KEYS + head) * W + c, v, mask=c < W)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit
 def attend_prompts(
     rotated,
+    blocks,
     starts,
     attended,
-    tokens,
     scale,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     W: tl.constexpr,
     WP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Attend from BLOCK_M tokens, which may be of several prompts, with one head."""
+    """Attend from the tokens of a block with one head.
+
+    The keys are gone through from the prompt's first on, so what else is in a pass changes nothing.
+    """
     outs: tl.constexpr = (QUERIES + 2 * KEYS) * W
     group: tl.constexpr = QUERIES // KEYS
-    first = tl.program_id(0) * BLOCK_M
+    block = tl.program_id(0)
     head = tl.program_id(1)
-    m = first + tl.arange(0, BLOCK_M)
+    first = tl.load(blocks + block * 3 + 1)
+    count = tl.load(blocks + block * 3 + 2)
+    if count == 0:
+        return
+    m = first + tl.arange(0, TOGETHER)
     c = tl.arange(0, WP)
-    start_of = tl.load(starts + m, mask=m < tokens, other=0)
-    at = m.to(tl.int64)[:, None] * outs + head * W + c[None, :]
-    q = tl.load(rotated + at, mask=(m < tokens)[:, None] & (c < W)[None, :], other=0.0)
-    highest = tl.full((BLOCK_M,), LOWEST, tl.float32)
-    weights = tl.zeros((BLOCK_M,), tl.float32)
-    total = tl.zeros((BLOCK_M, WP), tl.float32)
-    begin = tl.load(starts + first) // BLOCK_N * BLOCK_N
-    end = tl.minimum(first + BLOCK_M, tokens)
+    mine = (m < first + count)[:, None] & (c < W)[None, :]
+    q = tl.load(rotated + m.to(tl.int64)[:, None] * outs + head * W + c[None, :], mask=mine, other=0.0)
+    highest = tl.full((TOGETHER,), LOWEST, tl.float32)
+    weights = tl.zeros((TOGETHER,), tl.float32)
+    total = tl.zeros((TOGETHER, WP), tl.float32)
+    end = first + count
     of_keys = rotated + (QUERIES + head // group) * W
     of_values = rotated + (QUERIES + KEYS + head // group) * W
-    for start in range(begin, end, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        mask = (n < tokens)[:, None] & (c < W)[None, :]
+    for start in range(tl.load(starts + first), end, BLOCK):
+        n = start + tl.arange(0, BLOCK)
+        mask = (n < end)[:, None] & (c < W)[None, :]
         place = n.to(tl.int64)[:, None] * outs + c[None, :]
         k = tl.load(of_keys + place, mask=mask, other=0.0)
         v = tl.load(of_values + place, mask=mask, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
-        seen = (n[None, :] <= m[:, None]) & (n[None, :] >= start_of[:, None])
-        scores = tl.where(seen, scores, float("-inf"))
+        scores = tl.where(n[None, :] <= m[:, None], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         shrink = tl.exp2(highest - higher)
         shares = tl.exp2(scores - higher[:, None])
@@ -354,4 +359,4 @@ def attend_prompts(
         highest = higher
     result = total / weights[:, None]
     at = m.to(tl.int64)[:, None] * (QUERIES * W) + head * W + c[None, :]
-    tl.store(attended + at, result.to(attended.dtype.element_ty), mask=(m < tokens)[:, None] & (c < W)[None, :])
+    tl.store(attended + at, result.to(attended.dtype.element_ty), mask=mine)

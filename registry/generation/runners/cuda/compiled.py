@@ -14,8 +14,21 @@ from registry.generation.runners.cuda.pool import Adapters, Low
 TILE = 16384
 """Elements of a matrix that one program has in registers at once, about."""
 KEYS_AT_ONCE = 64
-OWN_PRODUCTS = True
-"""Whether the products of a single token are a kernel's of ours instead of cuBLAS'."""
+FEW = 16
+"""Products of up to so many tokens are a kernel's of ours: a token's result does not depend on the other tokens."""
+AT_ONCE = 64
+"""Columns of a block's tokens that are activated at once."""
+ACTIVATE_WARPS = 2
+WARP_WIDTH = 256
+"""Elements of a token that a warp norms."""
+PRODUCTS = "few"
+
+
+def shape_of_few(outputs: int, inputs: int) -> tuple[int, int, int, int]:
+    """Return rows, inputs at a time, stages and warps of a program of ``product_of_few``."""
+    if outputs >= 8192:
+        return 64, 128, 5, 4
+    return 16, 256, 6, 2
 
 
 def _power(number: int) -> int:
@@ -25,9 +38,9 @@ def _power(number: int) -> int:
 class CompiledOperations:
     """See ``Operations``."""
 
-    def __init__(self, adapters: Adapters | None, like: Tensor, *, own_products: bool = OWN_PRODUCTS) -> None:
+    def __init__(self, adapters: Adapters | None, like: Tensor, *, products: str) -> None:
         """Take the adapters; without any no pass has some. ``like`` has the model's dtype and device."""
-        self._adapters, self._own_products = adapters, own_products
+        self._adapters, self._products = adapters, products
         # Kernels take pointers also where they read nothing.
         self._nothing = like.new_zeros(16)
         self._pool = adapters.pool if adapters is not None else self._nothing
@@ -35,21 +48,18 @@ class CompiledOperations:
         self._no_numbers = torch.zeros(16, dtype=torch.int32, device=like.device)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        if len(x) == 1 and self._own_products:
-            outputs, inputs = weight.shape
+        outputs, inputs = weight.shape
+        shape = {"OUTPUTS": outputs, "INPUTS": inputs, "HAS_BIAS": bias is not None}
+        places = (x, weight, self._nothing if bias is None else bias, out)
+        if self._products == "few" and len(x) <= FEW and x.dtype != torch.float32:
+            rows, along, stages, warps = shape_of_few(outputs, inputs)
+            kernels.product_of_few[(-(-outputs // rows),)](
+                *places, len(x), **shape, ROWS=rows, ALONG=along, STAGES=stages, FEW=FEW, num_warps=warps
+            )
+        elif self._products == "one" and len(x) == 1:
             rows = 8 if outputs >= 8192 else 4
             kernels.product[(-(-outputs // rows),)](
-                x,
-                weight,
-                self._nothing if bias is None else bias,
-                out,
-                OUTPUTS=outputs,
-                INPUTS=inputs,
-                ROWS=rows,
-                ALONG=min(1024, _power(inputs)),
-                STAGES=3,
-                HAS_BIAS=bias is not None,
-                num_warps=4,
+                *places, **shape, ROWS=rows, ALONG=min(1024, _power(inputs)), STAGES=3, num_warps=4
             )
         elif bias is None:
             torch.mm(x, weight.t(), out=out)
@@ -96,10 +106,11 @@ class CompiledOperations:
             HAS_ADDED=added is not None,
             **_splits(added),
             HAS_INTO=into is not None,
+            HAS_LANES=given.starts is not None,
             A_ROWS=a_rows,
             ROWS=rows,
             **self._sizes(width),
-            num_warps=4 if width <= 1024 else 8 if width <= 2048 else 16,
+            num_warps=max(4, min(16, width // WARP_WIDTH)),
         )
 
     def attend(self, given: Pass, qkv: Tensor, attention: Attention, added: Low | None, attended: Tensor) -> None:
@@ -112,7 +123,7 @@ class CompiledOperations:
         sizes = _head_sizes(attention, least=16)
         attention_kernels.attend[(given.tokens, attention.keys, given.chunks)](
             qkv,
-            *self._places(given, attention, qkv),
+            *self._places(given, attention),
             attended,
             partial,
             extremes,
@@ -147,8 +158,9 @@ class CompiledOperations:
         sizes = _head_sizes(attention, least=1)
         attention_kernels.rotate[(given.tokens, attention.keys)](
             qkv,
-            *self._places(given, attention, qkv),
+            *self._places(given, attention),
             rotated,
+            given.lanes,
             self._pool,
             given.slots,
             given.factors,
@@ -164,19 +176,18 @@ class CompiledOperations:
     def attend_prompts(self, given: Pass, rotated: Tensor, attention: Attention, attended: Tensor) -> None:
         assert given.starts is not None
         width = max(16, _power(attention.width))
-        block = 64 if given.tokens > 128 else 32
-        attention_kernels.attend_prompts[(-(-given.tokens // block), attention.queries)](
+        attention_kernels.attend_prompts[(len(given.blocks), attention.queries)](
             rotated,
+            given.blocks,
             given.starts,
             attended,
-            given.tokens,
             attention.width**-0.5,
             QUERIES=attention.queries,
             KEYS=attention.keys,
             W=attention.width,
             WP=width,
-            BLOCK_M=block,
-            BLOCK_N=KEYS_AT_ONCE,
+            TOGETHER=TOGETHER,
+            BLOCK=KEYS_AT_ONCE,
             num_warps=4,
         )
 
@@ -195,7 +206,7 @@ class CompiledOperations:
             SPLITS=into.sums.shape[1],
             P=width,
             PD=padded,
-            STEP=max(16, min(128, TILE // padded)),
+            STEP=64,
             TOGETHER=TOGETHER,
             ELEMENTS=self._pool.shape[1],
             TERMS=self._terms,
@@ -218,7 +229,7 @@ class CompiledOperations:
         sizes = self._sizes(COLUMNS)
         if given.starts is None:
             kernels.activate[(given.tokens, parts)](
-                gate_up, given.lanes, act, *pool, **shape, **has, **_splits(added), **sizes, num_warps=4
+                gate_up, act, *pool, **shape, **has, **_splits(added), **sizes, num_warps=ACTIVATE_WARPS
             )
             return
         padded = max(16, sizes.pop("Q"))
@@ -233,9 +244,8 @@ class CompiledOperations:
             **has,
             SPLITS=splits,
             TOGETHER=TOGETHER,
+            AT_ONCE=AT_ONCE,
             QD=padded,
-            # B in bfloat16 is exact in TF32, and A x keeps three bits more than bfloat16 has.
-            PRECISION="tf32" if act.dtype == torch.bfloat16 else "ieee",
             **sizes,
             num_warps=4,
         )
@@ -262,11 +272,10 @@ class CompiledOperations:
     def _added(self, added: Low | None) -> tuple[Tensor, int]:
         return (self._no_sums, 0) if added is None else (added.sums, added.site.b_offset)
 
-    def _places(self, given: Pass, attention: Attention, qkv: Tensor) -> tuple[Any, ...]:
+    def _places(self, given: Pass, attention: Attention) -> tuple[Any, ...]:
         return (
             given.positions,
             given.rows,
-            given.lanes,
             attention.cosine,
             attention.sine,
             self._nothing if attention.query_norm is None else attention.query_norm,

@@ -51,7 +51,15 @@ class Staging:
 
     def send(self, size: int) -> None:
         """Copy the first ``size`` elements of what ``host`` returned."""
-        self.on_device[:size].copy_(self._hosts[self._next][:size], non_blocking=True)
+        self.send_part(0, size)
+        self.end()
+
+    def send_part(self, start: int, end: int) -> None:
+        """Begin to copy a part of what ``host`` returned, while more of it is being written."""
+        self.on_device[start:end].copy_(self._hosts[self._next][start:end], non_blocking=True)
+
+    def end(self) -> None:
+        """Go on to the next buffer: all parts of this one are sent."""
         event = self._events[self._next]
         if event is not None:
             event.record()

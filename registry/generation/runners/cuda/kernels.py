@@ -81,6 +81,7 @@ def add_norm(
     SPLITS: tl.constexpr,
     S: tl.constexpr,
     HAS_INTO: tl.constexpr,
+    HAS_LANES: tl.constexpr,
     A_ROWS: tl.constexpr,
     ROWS: tl.constexpr,
     ELEMENTS: tl.constexpr,
@@ -103,7 +104,9 @@ def add_norm(
     slot = slots
     factor = factors
     if HAS_ADDED or HAS_INTO:
-        lane = tl.load(lanes + token)
+        lane = token
+        if HAS_LANES:
+            lane = tl.load(lanes + token).to(tl.int64)
         slot += lane * 2 * TERMS
         factor += lane * 2 * TERMS
     if HAS_INTO:
@@ -190,7 +193,6 @@ def low(
 @triton.jit
 def activate(
     gate_up,
-    lanes,
     act,
     pool,
     slots,
@@ -212,17 +214,15 @@ def activate(
     Q: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Activate COLUMNS of one token, and multiply them with those columns of its A."""
+    """Activate COLUMNS of a row's one token, and multiply them with those columns of its A."""
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     columns = part * COLUMNS + tl.arange(0, COLUMNS)
     ok = columns < WIDTH
     slot = slots
     factor = factors
-    if HAS_ADDED or HAS_INTO:
-        lane = tl.load(lanes + token)
-        slot += lane * 2 * TERMS
-        factor += lane * 2 * TERMS
+    slot += token * 2 * TERMS
+    factor += token * 2 * TERMS
     if HAS_INTO:
         q = tl.arange(0, Q)
         entry = tl.load(slot + q // RANK, mask=q // RANK < TERMS, other=-1)
@@ -264,6 +264,7 @@ def activate_blocks(
     a_offset,
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     HAS_ADDED: tl.constexpr,
     SPLITS: tl.constexpr,
     HAS_INTO: tl.constexpr,
@@ -273,9 +274,11 @@ def activate_blocks(
     TERMS: tl.constexpr,
     RANK: tl.constexpr,
     QD: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """Activate COLUMNS of the tokens of a block, which read their A and B once."""
+    """Activate COLUMNS of the tokens of a block, AT_ONCE at a time; they read their A and B once.
+
+    A x is rounded to the model's dtype, which the matrix units multiply.
+    """
     block = tl.program_id(0)
     part = tl.program_id(1)
     lane = tl.load(blocks + block * 3)
@@ -283,44 +286,52 @@ def activate_blocks(
     count = tl.load(blocks + block * 3 + 2)
     if count == 0:
         return
+    dtype: tl.constexpr = act.dtype.element_ty
     number = tl.arange(0, TOGETHER)
     here = number < count
     token = (first + number).to(tl.int64)
-    columns = part * COLUMNS + tl.arange(0, COLUMNS)
-    ok = columns < WIDTH
-    both = here[:, None] & ok[None, :]
-    at = token[:, None] * 2 * WIDTH + columns[None, :]
-    gate = tl.load(gate_up + at, mask=both, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + WIDTH + at, mask=both, other=0.0).to(tl.float32)
     if HAS_ADDED or HAS_INTO:
         q = tl.arange(0, QD)
         term = q // RANK
         entry = tl.load(slots + lane * 2 * TERMS + term, mask=term < TERMS, other=-1)
         has = entry >= 0
-        mask = has[:, None] & ok[None, :]
+        wanted = here[:, None] & has[None, :]
         start = entry.to(tl.int64) * ELEMENTS
     if HAS_ADDED:
         factor = tl.load(factors + lane * 2 * TERMS + TERMS + term, mask=has, other=0.0)
-        wanted = here[:, None] & has[None, :]
         of_gate = tl.zeros((TOGETHER, QD), dtype=tl.float32)
         of_up = tl.zeros((TOGETHER, QD), dtype=tl.float32)
         own = sums + token[:, None] * (SPLITS * 2 * TERMS * RANK) + q[None, :]
         for split in tl.static_range(SPLITS):
             of_gate += tl.load(own + split * (2 * TERMS * RANK), mask=wanted, other=0.0)
             of_up += tl.load(own + (split * 2 + 1) * (TERMS * RANK), mask=wanted, other=0.0)
-        place = start + b_offset + (q % RANK) * (2 * WIDTH)
-        b = tl.load(pool + place[:, None] + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        gate += tl.dot(of_gate * factor[None, :], b, input_precision=PRECISION)
-        b = tl.load(pool + place[:, None] + WIDTH + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        up += tl.dot(of_up * factor[None, :], b, input_precision=PRECISION)
-    result = (gate / (1.0 + tl.exp(-gate)) * up).to(act.dtype.element_ty)
-    tl.store(act + token[:, None] * WIDTH + columns[None, :], result, mask=both)
+        for_gate = (of_gate * factor[None, :]).to(dtype)
+        for_up = (of_up * factor[None, :]).to(dtype)
+    products = tl.zeros((TOGETHER, QD), dtype=tl.float32)
+    for begin in tl.range(0, COLUMNS, AT_ONCE, num_stages=1):
+        columns = part * COLUMNS + begin + tl.arange(0, AT_ONCE)
+        ok = columns < WIDTH
+        both = here[:, None] & ok[None, :]
+        at = token[:, None] * 2 * WIDTH + columns[None, :]
+        gate = tl.load(gate_up + at, mask=both, other=0.0).to(tl.float32)
+        up = tl.load(gate_up + WIDTH + at, mask=both, other=0.0).to(tl.float32)
+        if HAS_ADDED:
+            mask = has[:, None] & ok[None, :]
+            place = (start + b_offset + (q % RANK) * (2 * WIDTH))[:, None] + columns[None, :]
+            b = tl.load(pool + place, mask=mask, other=0.0)
+            gate = tl.dot(for_gate, b, gate, input_precision="ieee")
+            b = tl.load(pool + WIDTH + place, mask=mask, other=0.0)
+            up = tl.dot(for_up, b, up, input_precision="ieee")
+        result = (gate / (1.0 + tl.exp(-gate)) * up).to(dtype)
+        tl.store(act + token[:, None] * WIDTH + columns[None, :], result, mask=both)
+        if HAS_INTO:
+            mask = has[:, None] & ok[None, :]
+            place = (start + a_offset + (q % RANK) * WIDTH)[:, None] + columns[None, :]
+            a = tl.load(pool + place, mask=mask, other=0.0)
+            products = tl.dot(result, tl.trans(a), products, input_precision="ieee")
     if HAS_INTO:
-        place = start + a_offset + (q % RANK) * WIDTH
-        a = tl.load(pool + place[:, None] + columns[None, :], mask=mask, other=0.0)
-        products = tl.dot(result, tl.trans(a), input_precision="ieee")
         where = (token[:, None] * PARTS + part) * (TERMS * RANK) + q[None, :]
-        tl.store(into + where, products, mask=here[:, None] & has[None, :])
+        tl.store(into + where, products, mask=wanted)
 
 
 @triton.jit
@@ -361,3 +372,41 @@ def product(
     if HAS_BIAS:
         result += tl.load(bias + row, mask=here, other=0.0).to(tl.float32)
     tl.store(out + row, result.to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def product_of_few(
+    x,
+    weight,
+    bias,
+    out,
+    tokens,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ALONG: tl.constexpr,
+    STAGES: tl.constexpr,
+    FEW: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    """Multiply FEW tokens at most with ROWS rows of a weight, by the matrix units.
+
+    A token's result does not depend on how many there are: what is missing is zeros.
+    """
+    number = tl.arange(0, FEW)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, ALONG)
+    here = row < OUTPUTS
+    there = number < tokens
+    place = row.to(tl.int64)[:, None] * INPUTS + k[None, :]
+    at = number[None, :] * INPUTS + k[:, None]
+    total = tl.zeros((ROWS, FEW), dtype=tl.float32)
+    for start in tl.range(0, INPUTS, ALONG, num_stages=STAGES):
+        ok = start + k < INPUTS
+        w = tl.load(weight + start + place, mask=here[:, None] & ok[None, :], other=0.0)
+        own = tl.load(x + start + at, mask=there[None, :] & ok[:, None], other=0.0)
+        total = tl.dot(w, own, total, input_precision="ieee")
+    if HAS_BIAS:
+        total += tl.load(bias + row, mask=here, other=0.0).to(tl.float32)[:, None]
+    where = number[None, :] * OUTPUTS + row[:, None]
+    tl.store(out + where, total.to(out.dtype.element_ty), mask=here[:, None] & there[None, :])

@@ -18,8 +18,8 @@ COLUMNS = 128
 """Activations that one program computes; each leaves its part of A_down's product."""
 ALONG = 512
 """Inputs that one program of ``low`` multiplies."""
-TOGETHER = 16
-"""Most tokens of a block."""
+TOGETHER = 64
+"""Most tokens of a block: as many as four warps multiply at once."""
 CHUNK = 256
 """Keys that one program of ``attend`` goes through."""
 
@@ -78,7 +78,10 @@ class Operations(Protocol):
     """See the module. ``added`` is always what the adapters add to the input that is named before it."""
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        """Write W x (+ b) for ``x`` ``[tokens, in]`` and ``weight`` ``[outs, in]``."""
+        """Write W x (+ b) for ``x`` ``[tokens, in]`` and ``weight`` ``[outs, in]``.
+
+        What comes out for a token of a pass of one token a row does not depend on the other rows.
+        """
 
     def add_norm(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,12 +22,18 @@ from registry.generation.runners.cuda.plain import PlainOperations
 from registry.generation.runners.cuda.pool import Adapters, Arrangement, BlockSites
 from registry.store.layout import AdapterLayout
 
-LEAST_TOKENS = 1024
-"""Prompts go through the model in passes of at least so many tokens, if there are so many."""
 MOST_PROMPTS = 16
 """Prompts of one pass."""
+PACKED_TOKENS = 128
+"""Short prompts go together through passes of exactly so many tokens, longer ones alone.
+
+A library's product of another number of tokens may add in another order, so what comes out for a prompt does not depend
+on those that come with it.
+"""
 RECORDED_TOKENS = 1024
 """Passes of more tokens take the device longer than it takes to start their kernels one by one."""
+COPIED_BYTES = 1 << 21
+"""So much of an adapter is copied to the device while the next part is copied to pinned memory."""
 
 
 class CudaRunner:
@@ -49,8 +56,8 @@ class CudaRunner:
     ) -> None:
         """Take the model's weights, laid together in place, and allocate the rest on its device.
 
-        ``operations`` are "compiled" or "plain"; "auto" is what suits the device, and "library"
-        compiled without products of our own.
+        ``operations`` are "compiled" or "plain"; "auto" is what suits the device. For benchmarks "library" is compiled
+        without products of our own, and "one" with another kernel for those of a single token.
 
         Raises:
             BaseModelError: the model lacks a module of the layout, or it has another shape.
@@ -69,7 +76,7 @@ class CudaRunner:
             self._adapters = Adapters(like.new_zeros(entries, arrangement.elements), layout.rank, most_terms)
             self._index = torch.from_numpy(arrangement.index).to(self._device)
             self._bodies = Staging(layout.elements, getattr(torch, layout.dtype), self._device)
-        tokens = _filled(max(context, LEAST_TOKENS))
+        tokens = _filled(context)
         self._tokens = tokens
         self._slots = Slots(rows, most_terms if layout is not None else 1)
         self._lengths = np.zeros(rows, dtype=np.int64)
@@ -121,8 +128,11 @@ class CudaRunner:
             raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {self._layout.body_bytes} fit")
         with self._on_device():
             host = self._bodies.host()
-            np.copyto(host.view(torch.uint8).numpy(), np.frombuffer(view, dtype=np.uint8))
-            self._bodies.send(len(host))
+            source, step = _tensor(view, host.dtype), COPIED_BYTES // host.element_size()
+            for start in range(0, len(host), step):
+                host[start : start + step].copy_(source[start : start + step])  # by several threads
+                self._bodies.send_part(start, min(start + step, len(host)))
+            self._bodies.end()
             self._layers.operations.gather(self._bodies.on_device, self._index, self._adapters.pool[entry])
 
     def inject(self, row: int, entries: Sequence[int], factors: Sequence[float]) -> None:
@@ -139,7 +149,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
-        """See ``Runner.prefill``: as many prompts in one pass as there is room for, without padding between them.
+        """See ``Runner.prefill``: short prompts together in passes, without padding between them, long ones alone.
 
         Raises:
             UsageError: a prompt is empty or longer than ``context``.
@@ -149,7 +159,7 @@ class CudaRunner:
             raise UsageError(f"a prompt has 1 to {self._context} tokens, not {lengths}")
         done = 0
         with self._on_device():
-            for start, end in _passes(lengths, self._tokens):
+            for start, end in _passes(lengths):
                 self._prefill(rows[start:end], prompts[start:end])
                 if end - start == len(rows):
                     return self._layers.logits[: len(rows)]
@@ -188,12 +198,13 @@ class CudaRunner:
         total = sum(len(prompt) for prompt in prompts)
         size, lanes = _filled(total), 1 if len(rows) == 1 else MOST_PROMPTS
         key = ("prefill", size, lanes)
-        is_recorded = self._graphs is not None and total <= RECORDED_TOKENS
+        if self._graphs is None:
+            self._layers.run(self._inputs.prompts(rows, prompts, total, len(rows)))
         # A size that comes once is not worth it: recording takes as long as several passes.
-        if is_recorded and self._graphs is not None and self._graphs.is_worth_recording(key):
+        elif size <= RECORDED_TOKENS and self._graphs.is_worth_recording(key):
             self._run(key, self._inputs.prompts(rows, prompts, size, lanes))
         else:
-            self._layers.run(self._inputs.prompts(rows, prompts, total, len(rows)))
+            self._layers.run(self._inputs.prompts(rows, prompts, size, lanes))
         self._lengths[list(rows)] = [len(prompt) for prompt in prompts]
 
     def _run(self, key: tuple[str, int, int], given: Pass) -> None:
@@ -214,24 +225,29 @@ class CudaRunner:
 def _operations(name: str, adapters: Adapters | None, like: Tensor) -> Operations:
     if name == "plain" or (name == "auto" and like.device.type != "cuda"):
         return PlainOperations(adapters)
-    from registry.generation.runners.cuda.compiled import CompiledOperations
+    from registry.generation.runners.cuda.compiled import PRODUCTS, CompiledOperations
 
-    if name == "library":
-        return CompiledOperations(adapters, like, own_products=False)
-    return CompiledOperations(adapters, like)
+    return CompiledOperations(adapters, like, products=name if name in ("library", "one") else PRODUCTS)
 
 
 def _filled(tokens: int) -> int:
-    """Return the size of a pass that so many tokens are filled up to, by a few per cent."""
-    step = 16 if tokens <= 128 else 32 if tokens <= 512 else 64
+    """Return the size of a pass that so many tokens are filled up to."""
+    step = PACKED_TOKENS if tokens <= PACKED_TOKENS else 32 if tokens <= 512 else 64
     return -(-tokens // step) * step
 
 
-def _passes(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+def _tensor(view: memoryview, dtype: torch.dtype) -> Tensor:
+    """Return bytes as a tensor, which must only be read: PyTorch has none that say so, and warns of those."""
+    array = np.frombuffer(view, dtype=np.uint8)
+    own = np.ctypeslib.as_array((ctypes.c_uint8 * len(array)).from_address(array.ctypes.data))
+    return torch.from_numpy(own).view(dtype)
+
+
+def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield from where to where prompts go through together."""
     start, total = 0, 0
     for index, length in enumerate(lengths):
-        if index > start and (total + length > most or index - start == MOST_PROMPTS):
+        if index > start and (total + length > PACKED_TOKENS or index - start == MOST_PROMPTS):
             yield start, index
             start, total = index, 0
         total += length

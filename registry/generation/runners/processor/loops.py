@@ -343,38 +343,25 @@ def _gather(weights: Array, values: Array, seen: int, width: int, to: Array, at:
             put(to, at + other, s1 + s3, at + width)
 
 
-@inline_loop
-def _upper(bits: Any) -> Any:
-    """Return the upper half of a float32's bits, rounded to nearest (halves to even): a bfloat16."""
-    wide = np.uint32(bits)
-    return (wide + np.uint32(0x7FFF) + ((wide >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+@compile_loop
+def rounded(bits: Array, short: Array) -> None:
+    """Write float32, given as its bits, as the bits of bfloat16: the upper half, to nearest (halves to even)."""
+    for i in range(len(bits)):
+        wide = bits[i]
+        short[i] = (wide + np.uint32(0x7FFF) + ((wide >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
 @compile_loop
-def unfold(body: Array, tensors: Array, entry: Array, is_rounded: bool) -> None:
+def unfold(body: Array, tensors: Array, entry: Array) -> None:
     """Prepare an adapter: copy every tensor of its flat vector to where it lies in an entry, B turned to ``[r, out]``.
 
-    Numbers come as their bits, and ``is_rounded`` makes bfloat16 of float32. ``tensors`` ``[n, 5]`` int64: place in the
-    body, place in the entry, rows, columns, whether it is to be turned.
+    ``tensors`` ``[n, 5]`` int64: place in the body, place in the entry, rows, columns, whether it is to be turned.
     """
     for number in range(len(tensors)):
         source, to, rows, columns, is_turned = tensors[number]
-        own, into = body[source : source + rows * columns], entry[to : to + rows * columns]
-        if is_rounded:
-            if not is_turned:
-                for i in range(rows * columns):
-                    into[i] = _upper(own[i])
-            elif columns == 2:  # the paper's rank, in one pass
-                for row in range(rows):
-                    into[row] = _upper(own[2 * row])
-                    into[rows + row] = _upper(own[2 * row + 1])
-            else:
-                for column in range(columns):
-                    for row in range(rows):
-                        into[column * rows + row] = _upper(own[row * columns + column])
-        elif not is_turned:
-            into[:] = own
-        else:
-            for column in range(columns):
-                for row in range(rows):
-                    into[column * rows + row] = own[row * columns + column]
+        for column in range(columns if is_turned else 1):
+            step = columns if is_turned else 1
+            count = rows if is_turned else rows * columns
+            own, into = body[source + column :], entry[to + column * count :]
+            for i in range(count):
+                into[i] = own[i * step]

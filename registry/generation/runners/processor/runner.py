@@ -14,7 +14,7 @@ from registry.base_model.blocks import rotation
 from registry.errors import BaseModelError, IntegrityError, UsageError
 from registry.generation.requests import Bytes
 from registry.generation.runners.processor import loops
-from registry.generation.runners.processor.packed import PackedLinear
+from registry.generation.runners.processor.packed import PackedLinear, filled_up
 from registry.generation.runners.processor.places import Adapted, AdaptedBlock, Places
 from registry.generation.runners.processor.weights import PackedBlock, weights_of
 from registry.kernels.loops import F, add_rms_norm, rms_norm
@@ -49,13 +49,14 @@ class ProcessorRunner:
         weights = weights_of(loaded.model)
         blocks = weights.blocks
         self._weights, self._blocks, self._scale = weights, blocks, scale
-        self._rows, self._context, self._entries, self._most_terms = rows, context, entries, most_terms
+        self.rows, self.context, self.entries, self.most_terms = rows, context, entries, most_terms
         self._places = Places.of(blocks, layout)
         self._layout = layout
         self._dtype = blocks.embedding.dtype
         self._bits = np.uint16 if self._dtype == torch.bfloat16 else np.float32
         self._pool = np.empty((max(1, entries), self._places.elements), self._bits)
         self._pool_bits = self._pool.view(np.uint32 if self._bits is np.float32 else np.uint16)
+        self._staged = np.empty(self._places.elements, np.uint16)
         self._slots = np.zeros((rows, most_terms), np.int64)
         self._factors = np.zeros((rows, most_terms), np.float32)
         self._counts = np.zeros(rows, np.int64)
@@ -69,43 +70,25 @@ class ProcessorRunner:
         self._norms = [(_array(one.norm), _array(one.second_norm)) for one in blocks.blocks]
         self._last_norm = _array(blocks.last_norm)
 
-    @property
-    def rows(self) -> int:
-        """See ``Runner``."""
-        return self._rows
-
-    @property
-    def context(self) -> int:
-        """See ``Runner``."""
-        return self._context
-
-    @property
-    def entries(self) -> int:
-        """See ``Runner``."""
-        return self._entries
-
-    @property
-    def most_terms(self) -> int:
-        """See ``Runner``."""
-        return self._most_terms
-
     def put(self, entry: int, body: Bytes) -> None:
         """See ``Runner``."""
         view = memoryview(body).cast("B")
         if self._layout is None or view.nbytes != self._layout.body_bytes:
             wanted = 0 if self._layout is None else self._layout.body_bytes
             raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {wanted} fit")
-        is_short = self._layout.dtype == "bfloat16"
-        body_bits = np.frombuffer(view, np.uint16 if is_short else np.uint32)
-        if is_short and self._bits is np.float32:
-            body_bits = body_bits.astype(np.uint32) << 16
-        is_rounded = not is_short and self._bits is np.uint16
-        loops.unfold(body_bits, self._places.tensors, self._pool_bits[entry], is_rounded)
+        body_bits: Any = np.frombuffer(view, np.uint16 if self._layout.dtype == "bfloat16" else np.uint32)
+        if body_bits.dtype != self._pool_bits.dtype:
+            if body_bits.dtype == np.uint32:
+                loops.rounded(body_bits, self._staged)
+                body_bits = self._staged
+            else:
+                body_bits = body_bits.astype(np.uint32) << 16
+        loops.unfold(body_bits, self._places.tensors, self._pool_bits[entry])
 
     def inject(self, row: int, entries: Sequence[int], factors: Sequence[float]) -> None:
         """See ``Runner``."""
-        if len(entries) > self._most_terms:
-            raise UsageError(f"{len(entries)} adapters do not fit a slot for {self._most_terms}")
+        if len(entries) > self.most_terms:
+            raise UsageError(f"{len(entries)} adapters do not fit a slot for {self.most_terms}")
         for place, (entry, factor) in enumerate(zip(entries, factors, strict=True)):
             self._slots[row, place], self._factors[row, place] = entry, factor * self._scale
         self._counts[row] = len(entries)
@@ -172,9 +155,10 @@ class ProcessorRunner:
         return summed
 
     def _logits(self, hidden: np.ndarray[Any, Any]) -> Tensor:
-        normed = torch.empty(hidden.shape, dtype=self._dtype)
-        rms_norm(hidden, self._last_norm, F(self._blocks.epsilon), _array(normed), np.empty(len(hidden), np.float32))
-        return self._weights.head(normed).float()
+        rows, inverse = len(hidden), np.empty(len(hidden), np.float32)
+        normed = torch.zeros(filled_up(rows), hidden.shape[1], dtype=self._dtype)
+        rms_norm(hidden, self._last_norm, F(self._blocks.epsilon), _array(normed)[:rows], inverse)
+        return self._weights.head(normed)[:rows].float()
 
 
 class _Step:
@@ -187,35 +171,38 @@ class _Step:
         blocks, tokens = runner._blocks, len(owners)
         hidden = blocks.embedding.shape[1]
         self._epsilon, self._terms = F(blocks.epsilon), terms
-        self._normed = torch.empty(tokens, hidden, dtype=runner._dtype)
-        self._normed_bits = _array(self._normed)
+        self._tokens = tokens
+        self._normed, self._normed_bits = self._input(hidden)
         self._inverse = np.empty(tokens, np.float32)
         self._queries = np.empty((tokens, blocks.queries * blocks.width), np.float32)
-        self._attended = torch.empty(tokens, blocks.queries * blocks.width, dtype=runner._dtype)
-        self._attended_bits = _array(self._attended)
-        inner = blocks.blocks[0].down.weight.shape[1]
-        self._activated = torch.empty(tokens, inner, dtype=runner._dtype)
-        self._activated_bits = _array(self._activated)
+        self._attended, self._attended_bits = self._input(blocks.queries * blocks.width)
+        self._activated, self._activated_bits = self._input(blocks.blocks[0].down.weight.shape[1])
         self._low = np.empty((tokens, max(1, terms * runner._places.most_rows)), np.float32)
         self._slot = (runner._pool, runner._slots, runner._factors, runner._counts)
+
+    def _input(self, width: int) -> tuple[Tensor, Any]:
+        """Return room for the rows of a product, filled up, and the array of those that are tokens."""
+        rows = torch.empty(filled_up(self._tokens), width, dtype=self._runner._dtype)
+        rows[self._tokens :] = 0
+        return rows, _array(rows)[: self._tokens]
 
     def block(self, x: Any, more: Tensor | None, number: int, packed: PackedBlock, adapted: AdaptedBlock) -> Tensor:
         """Add what the block makes of ``x`` + ``more`` to ``x``, but for the last part, which is returned."""
         norm, second_norm = self._runner._norms[number]
         self._norm(x, more, norm)
-        qkv = packed.qkv(self._normed)
+        qkv = packed.qkv(self._normed)[: self._tokens]
         if self._terms and adapted.qkv is not None:
             self._low_products(self._normed_bits, adapted.qkv)
             self._add_products(_array(qkv), adapted.qkv)
         self._attend(qkv, number, packed)
-        output = packed.output(self._attended)
+        output = packed.output(self._attended)[: self._tokens]
         if self._terms and adapted.output is not None:
             self._low_products(self._attended_bits, adapted.output)
             self._add_products(x, adapted.output)
         self._norm(x, output, second_norm)
-        gate_up = packed.gate_up(self._normed)
+        gate_up = packed.gate_up(self._normed)[: self._tokens]
         self._feed(gate_up, adapted.gate_up)
-        down = packed.down(self._activated)
+        down = packed.down(self._activated)[: self._tokens]
         if self._terms and adapted.down is not None:
             self._low_products(self._activated_bits, adapted.down)
             self._add_products(x, adapted.down)
