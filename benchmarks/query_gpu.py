@@ -1,6 +1,7 @@
 """Asking on a GPU: exactness first, then injection, decoding, prefill and batches of random models of known shapes.
 
-    python -m benchmarks.query_gpu [--shapes llama-3.2-1b,llama-3-8b,smollm2-135m] [--seconds 480] [--profile]
+    python -m benchmarks.query_gpu [--shapes llama-3.2-1b,llama-3-8b,smollm2-135m] [--parts decoding,batch,...]
+        [--exact 0,1,2,3] [--seconds 480]
 
 Needs no weights and no catalog: adapters are random, of rank 2 on gate, up and down of every block. Peers are
 transformers' own generate, and PEFT's load_adapter, add_weighted_adapter, delete_adapter and unload. A section that
@@ -51,6 +52,7 @@ from benchmarks.query_gpu_tools import (
 from registry.generation.runners.cuda import CudaRunner
 
 TIMED = 50
+PARTS = ("decoding", "injection", "prefill", "batch", "steps", "generate", "peer")
 
 
 class Timings:
@@ -233,23 +235,33 @@ class Timings:
             f"{other / own:.1f} times as fast"
         )
 
+    def variants(self) -> None:
+        query_gpu_kernels.variants(self.loaded, self.layout, self.bodies)
+
+    def products(self) -> None:
+        query_gpu_kernels.products(self.loaded)
+
+    def profile(self) -> None:
+        for name, runner in (("bare", self.bare), ("slot", self.slots)):
+            query_gpu_kernels.profile(name, runner)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--shapes", default="llama-3.2-1b,llama-3-8b,smollm2-135m")
     parser.add_argument("--seconds", type=float, default=480.0, help="begin no section after so long")
-    parser.add_argument("--profile", action="store_true", help="also the time of every kernel and product")
-    parser.add_argument("--no-exactness", action="store_true")
+    parser.add_argument("--parts", default=",".join(PARTS), help="also variants, products and profile")
+    parser.add_argument("--exact", default="0,1,2,3", help="numbers of the exactness comparisons, or nothing")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.backends.cuda.matmul.allow_tf32 = False
     say(header("triton"), f"- {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'no GPU'}")
-    if not arguments.no_exactness:
-        for shape, dtype, targets in EXACT if DEVICE == "cuda" else SMALL:
-            if ready(arguments.seconds):
-                with section(f"exactness {shape} {dtype}"), tempfile.TemporaryDirectory() as folder:
-                    exactness(shape, dtype, targets, Path(folder))
-                clean()
+    for number in filter(None, arguments.exact.split(",")):
+        shape, dtype, targets = EXACT[int(number)] if DEVICE == "cuda" else SMALL[int(number)]
+        if ready(arguments.seconds):
+            with section(f"exactness {shape} {dtype}"), tempfile.TemporaryDirectory() as folder:
+                exactness(shape, dtype, targets, Path(folder))
+            clean()
     for shape in arguments.shapes.split(","):
         timings: Timings | None = None
         if ready(arguments.seconds):
@@ -257,13 +269,11 @@ def main() -> None:
                 timings = Timings(shape)
         if timings is None:
             continue
-        parts = [timings.decoding, timings.injection, timings.prefill, timings.batch, timings.steps, timings.generate]
-        parts += [timings.products, timings.profile] if arguments.profile else []
-        for part in (*parts, timings.peer):
+        for part in arguments.parts.split(","):
             if ready(arguments.seconds):
-                with section(f"{shape}: {part.__name__}"):
-                    part()
-        del timings, parts, part
+                with section(f"{shape}: {part}"):
+                    getattr(timings, part)()
+        del timings
         clean()
     say(f"\n{time.perf_counter() - STARTED:.0f} s in all")
 

@@ -13,17 +13,18 @@ import click
 from cli.options import complete_corpus, device_option, dtype_option, home_option
 from cli.output import FULL_LIST, say
 from cli.progress import progress_bars
+from registry.serving.settings import ServeSettings
 from registry.settings import Home
 
 
 @click.command(short_help="Answer over HTTP, as OpenAI's interface does.")
 @click.argument("corpora", nargs=-1, metavar="[CORPUS...]", shell_complete=complete_corpus)
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", metavar="ADDRESS", default=ServeSettings.host, show_default=True, help="Where to listen.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     metavar="N",
-    default=8000,
+    default=ServeSettings.port,
     show_default=True,
     help="The port; 0 takes one that is free.",
 )
@@ -31,7 +32,7 @@ from registry.settings import Home
     "--batch-size",
     type=click.IntRange(1, 1024),
     metavar="N",
-    default=16,
+    default=ServeSettings.rows,
     show_default=True,
     help="Answers computed at once.",
 )
@@ -39,7 +40,7 @@ from registry.settings import Home
     "--queue",
     type=click.IntRange(0),
     metavar="N",
-    default=256,
+    default=ServeSettings.queue,
     show_default=True,
     help="Answers that may wait; more are refused with 429 and Retry-After.",
 )
@@ -47,7 +48,7 @@ from registry.settings import Home
     "--max-tokens",
     type=click.IntRange(1),
     metavar="N",
-    default=1024,
+    default=ServeSettings.max_tokens,
     show_default=True,
     help="The longest answer that may be asked for, in tokens.",
 )
@@ -55,23 +56,23 @@ from registry.settings import Home
     "--context",
     type=click.IntRange(16),
     metavar="N",
-    default=4096,
+    default=ServeSettings.context,
     show_default=True,
     help="Tokens of a prompt and its answer together; memory is kept for so many in every row.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=click.IntRange(1, 86_400),
     metavar="SECONDS",
-    default=300.0,
+    default=int(ServeSettings.timeout_seconds),
     show_default=True,
     help="The longest time for a request.",
 )
 @click.option(
     "--drain",
-    type=click.FloatRange(0),
+    type=click.IntRange(0, 86_400),
     metavar="SECONDS",
-    default=30.0,
+    default=int(ServeSettings.drain_seconds),
     show_default=True,
     help="How long running answers are waited for when the server is told to stop.",
 )
@@ -79,7 +80,7 @@ from registry.settings import Home
     "--max-request-bytes",
     type=click.IntRange(1),
     metavar="N",
-    default=1_048_576,
+    default=ServeSettings.max_request_bytes,
     show_default=True,
     help="The largest body of a request.",
 )
@@ -87,7 +88,7 @@ from registry.settings import Home
     "--cache-bytes",
     type=click.IntRange(0),
     metavar="N",
-    default=536_870_912,
+    default=ServeSettings.cache_bytes,
     show_default=True,
     help="Adapters kept on the device, and as many again in memory.",
 )
@@ -105,8 +106,8 @@ def serve(
     queue: int,
     max_tokens: int,
     context: int,
-    timeout: float,
-    drain: float,
+    timeout: int,
+    drain: int,
     max_request_bytes: int,
     cache_bytes: int,
     insecure: bool,
@@ -119,9 +120,6 @@ def serve(
     Served are all corpora with the base model of CORPUS (give several for several base models, none where there is one
     alone), each also by alias and version: handbook, handbook@production, handbook@v3+combined.
     """
-    from registry.serving.run import ready
-    from registry.serving.settings import ServeSettings
-
     settings = ServeSettings(
         corpora=corpora,
         host=host,
@@ -139,6 +137,12 @@ def serve(
         insecure=insecure,
         log_questions=log_questions,
     )
+    _run(home, settings)
+
+
+def _run(home: Home, settings: ServeSettings) -> None:
+    from registry.serving.run import ready
+
     with ExitStack() as stack:
         with progress_bars() as progress:
             server = stack.enter_context(ready(home, settings, progress))

@@ -130,6 +130,15 @@ def reader(engine: Engine) -> Engine:
     return engine
 
 
+def end_reading(session: Session) -> None:
+    """End the transaction of a session of ``reader``, where that is better than having it undone.
+
+    After a rollback psycopg forgets the statements that it has prepared, so that each would be planned anew.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.commit()
+
+
 def scratch(engine: Engine) -> Engine:
     """Return the engine for transactions that make temporary tables, see one unchanging snapshot and are undone."""
     if engine.dialect.name == "postgresql":

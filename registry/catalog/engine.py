@@ -45,8 +45,7 @@ class Catalog:
         """
         with self._translated(), Session(self._reader, autoflush=False, expire_on_commit=False) as session:
             yield session
-            # Not undone: after a rollback psycopg forgets its prepared statements, and each is planned anew.
-            session.commit()
+            dialect.end_reading(session)
 
     @contextmanager
     def write(self) -> Iterator[Session]:

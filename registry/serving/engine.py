@@ -63,11 +63,9 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows that run, requests that wait for one, lanes that are open, and what was found on the device or put there."""
+    """Rows that run, and adapters that were found on the device or put there."""
 
     running: int = 0
-    waiting: int = 0
-    lanes: int = 0
     adapter_hits: int = 0
     adapter_misses: int = 0
 
@@ -225,8 +223,6 @@ class Engine:
         places = list(self._lanes.values())
         self.counts = Counts(
             running=sum(each.batcher.running for each in places),
-            waiting=sum(each.batcher.waiting for each in places),
-            lanes=len(places),
             adapter_hits=self._closed_hits + sum(each.batcher.entries.hits for each in places),
             adapter_misses=self._closed_misses + sum(each.batcher.entries.misses for each in places),
         )

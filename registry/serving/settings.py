@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
-DEFAULT_PORT = 8000
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,8 @@ class ServeSettings:
     """
 
     corpora: tuple[str, ...] = ()
-    host: str = LOOPBACK
-    port: int = DEFAULT_PORT
+    host: str = "127.0.0.1"
+    port: int = 8000
     rows: int = 16
     queue: int = 256
     max_tokens: int = 1024

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 from contextlib import suppress
+from dataclasses import replace
 
 from registry.catalog.listing import list_documents
 from registry.errors import PragregError
@@ -17,7 +18,7 @@ from registry.serving.models import OpenVersion
 from registry.serving.service import Service
 
 _QUESTION = "What is this?"
-_TOKENS = 2
+_MOST_ROWS = 64
 
 
 def warm_up(service: Service) -> None:
@@ -35,21 +36,25 @@ def warm_up(service: Service) -> None:
         try:
             if opened.lane.key not in seen:
                 seen.add(opened.lane.key)
-                _ask(service, opened, "closed-book")
+                _ask(service, opened, "closed-book", min(service.settings.rows, _MOST_ROWS))
                 with suppress(PragregError):  # its adapters may lie in a repository that cannot be reached now
-                    _ask(service, opened, "prag")
+                    _ask(service, opened, "prag", 1)
         finally:
             versions.release(opened)
 
 
-def _ask(service: Service, opened: OpenVersion, mode: Mode) -> None:
+def _ask(service: Service, opened: OpenVersion, mode: Mode, rows: int) -> None:
+    """Ask for so many answers at once, each a token longer than the one before: every number of rows runs once."""
     with service.versions.registry.catalog.read() as session:
         documents = [line.digest for line in list_documents(session, reference=opened.version.reference, limit=1)]
-    asking = Asking(mode=mode, k=1, max_new_tokens=_TOKENS, log=False)
     gold = [Match(digest, 1.0) for digest in documents] if mode == "prag" else None
-    prepared = opened.asker.prepare(_QUESTION, asking, gold=gold)
+    prepared = opened.asker.prepare(_QUESTION, Asking(mode=mode, k=1, max_new_tokens=2, log=False), gold=gold)
     answered: queue.SimpleQueue[Generated | Exception] = queue.SimpleQueue()
-    service.engine.submit(opened.lane, prepared.request, None, answered.put)
-    outcome = answered.get()
-    if isinstance(outcome, Exception):
-        raise outcome
+    longest = service.settings.context - len(prepared.request.ids)
+    for row in range(rows):
+        request = replace(prepared.request, max_new_tokens=max(min(row + 2, longest), 1))
+        service.engine.submit(opened.lane, request, None, answered.put)
+    for _ in range(rows):
+        outcome = answered.get()
+        if isinstance(outcome, Exception):
+            raise outcome

@@ -104,9 +104,11 @@ def test_rows_with_different_sums_are_those_of_merged_models(
     assert (expected(models[0], texts[0]) - expected(loaded.model, texts[0])).abs().max() > 0.01
 
 
-def test_a_row_without_adapters_is_the_bare_model_bit_by_bit(
+def test_a_row_without_adapters_is_the_bare_model(
     tiny_model: LoadedModel, make_body: MakeBody, operations: str
 ) -> None:
+    # Kernels that look for adapters are compiled in another way, and may add in another order.
+    apart = 0.0 if operations == "plain" else 1e-5
     loaded = moved(tiny_model)
     layout = AdapterLayout.of(linear_shapes(loaded.model, ALL), 2, "bfloat16")
     bare, runner = runner_of(loaded, None, operations), runner_of(loaded, layout, operations)
@@ -117,11 +119,11 @@ def test_a_row_without_adapters_is_the_bare_model_bit_by_bit(
         (runner.prefill(rows, PROMPTS), bare.prefill(rows, PROMPTS)),
         (runner.decode(rows, [4, 5, 6]), bare.decode(rows, [4, 5, 6])),
     ):
-        assert torch.equal(found[0], alone[0])
-        assert torch.equal(found[2], alone[2])
-        assert not torch.equal(found[1], alone[1])
+        torch.testing.assert_close(found[[0, 2]], alone[[0, 2]], atol=apart, rtol=0)
+        assert (found[1] - alone[1]).abs().max() > 1e-3
     runner.inject(1, [], [])
-    assert torch.equal(runner.prefill([1], PROMPTS[1:2]), bare.prefill([1], PROMPTS[1:2]))
+    found, alone = runner.prefill([1], PROMPTS[1:2]), bare.prefill([1], PROMPTS[1:2])
+    torch.testing.assert_close(found, alone, atol=apart, rtol=0)
 
 
 def moved(loaded: LoadedModel) -> LoadedModel:
@@ -232,3 +234,26 @@ def test_recorded_passes_are_those_that_were_run(tiny_model: LoadedModel, make_b
         again = [runner.prefill(rows, PROMPTS).clone(), runner.decode(rows, [1, 2, 3]).clone()]
         for found, wanted in zip(again, first, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="NOT TESTED: kernels in bfloat16 need CUDA")
+def test_a_row_is_the_same_alone_and_in_a_batch_bit_by_bit(
+    family_path: Callable[[str], Path], tmp_path: Path, make_body: MakeBody
+) -> None:
+    loaded = family(family_path, tmp_path, "llama", "bfloat16")
+    layout = AdapterLayout.of(linear_shapes(loaded.model, ALL), 2, "bfloat16")
+    runner = runner_of(loaded, layout, "compiled", rows=16)
+    for entry in range(4):
+        runner.put(entry, make_body(layout, entry))
+    lengths = [30, 1, 300, 17, 64, 99, 128, 45]
+    prompts = [[(17 * place + row) % 400 for place in range(length)] for row, length in enumerate(lengths)]
+    for row in range(8):
+        runner.inject(row, list(range(row % 4)), [0.5] * (row % 4))
+    together = [runner.prefill(range(8), prompts).clone()]
+    together += [runner.decode(range(8), [step + 7] * 8).clone() for step in range(4)]
+    for _ in range(2):  # run, and then as recorded
+        for row in range(8):
+            alone = [runner.prefill([row], prompts[row : row + 1]).clone()]
+            alone += [runner.decode([row], [step + 7]).clone() for step in range(4)]
+            for found, wanted in zip(alone, together, strict=True):
+                assert torch.equal(found[0], wanted[row])

@@ -155,7 +155,7 @@ class Stopping:
         self.runner.set_weight(path, weight)
 
 
-@pytest.mark.parametrize("at", [1, 5, 9, 10, 14, 18])
+@pytest.mark.parametrize("at", [1, 9, 10, 18])
 def test_ctrl_c_at_any_moment_puts_the_weights_back(
     runner: AnyRunner, layout: AdapterLayout, terms: list[Term], at: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -85,6 +86,15 @@ def test_a_moved_alias_and_a_build_are_seen_by_the_next_request(
         )
         assert version_of(client, "other") == "other@v1"
         assert version_of(client, "default@v1") == "default@v1"
+
+        def answer(name: str) -> str:
+            text: str = ask(client, QUESTION, name, max_tokens=24).json()["choices"][0]["message"]["content"]
+            return text
+
+        names = ["default@v1", "other", "default@v2"]
+        alone = [answer(name) for name in names]
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(answer, names * 4)) == alone * 4
 
 
 def test_a_collected_version_is_not_found(second_version: Home) -> None:

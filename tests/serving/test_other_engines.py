@@ -15,7 +15,8 @@ from registry.layout import question_prompt
 from registry.settings import Home
 from tests.serving.conftest import Guarded, ask, client_of
 
-QUESTION = "Who grinds blue barley?"
+QUESTION = "What does the ferry of Tarn carry, and what does the mill on the Osk grind?"
+MODEL = "default@v1"
 TOKENS = 12
 
 
@@ -25,9 +26,9 @@ def test_another_engine_merges_and_answers_as_the_server_does(
 ) -> None:
     with client_of(guarded.url, guarded.key) as client:
         options = {"k": 2, "merge": merge}
-        found = client.post("/search", json={"model": "default", "question": QUESTION, "remember": True, **options})
-        answer = ask(client, QUESTION, max_tokens=TOKENS, pragreg=options).json()
-        bare = ask(client, QUESTION, "default+closed-book", max_tokens=TOKENS).json()
+        found = client.post("/search", json={"model": MODEL, "question": QUESTION, "remember": True, **options})
+        answer = ask(client, QUESTION, MODEL, max_tokens=TOKENS, pragreg=options).json()
+        bare = ask(client, QUESTION, f"{MODEL}+closed-book", max_tokens=TOKENS).json()
     merges = Merges(EngineSettings(guarded_home, tmp_path / "cache", merge=merge))
     folder = merges.find(str(tiny_model_path), found.json()["retrieval"])
     by_name = merges.find(str(tiny_model_path), answer["pragreg"]["retrieval"])

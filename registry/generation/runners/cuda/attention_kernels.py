@@ -215,7 +215,7 @@ def combine(
     W: tl.constexpr,
     WP: tl.constexpr,
 ):
-    """Put the chunks of one head of one token together, in their order, so that empty ones at the end change nothing."""
+    """Put the chunks of one head of one token together, in their order, so that empty ones behind change nothing."""
     at = tl.program_id(0).to(tl.int64) * CHUNKS
     chunk = tl.arange(0, C)
     c = tl.arange(0, WP)
@@ -225,8 +225,8 @@ def combine(
     for own in tl.static_range(CHUNKS):
         weight = tl.load(extremes + (at + own) * 2 + 1)
         shrink = tl.where(weight > 0.0, tl.exp2(tl.load(extremes + (at + own) * 2) - highest), 0.0)
-        parts = tl.load(partial + (at + own) * W + c, mask=(c < W) & (weight > 0.0), other=0.0)
-        total += parts * shrink
+        parts = tl.load(partial + (at + own) * W + c, mask=c < W, other=0.0)
+        total += tl.where(weight > 0.0, parts * shrink, 0.0)  # what is not there is no number
         weights += weight * shrink
     result = total / weights
     tl.store(attended + tl.program_id(0).to(tl.int64) * W + c, result.to(attended.dtype.element_ty), mask=c < W)

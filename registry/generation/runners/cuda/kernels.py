@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+MOST_ROWS = tl.constexpr(32)
+"""Up to so many rows of B, of all terms of a token, are read one after the other."""
 
 @triton.jit
 def added_to(
@@ -39,20 +41,33 @@ def added_to(
     rows of B as STEP are in registers at once.
     """
     total = tl.zeros(columns.shape, dtype=tl.float32)
-    split = tl.arange(0, S)
-    for first in tl.static_range(0, Q, STEP):
-        q = first + tl.arange(0, STEP)
-        term = q // RANK
-        entry = tl.load(slot + term, mask=term < TERMS, other=-1)
-        has = entry >= 0
-        factor = tl.load(factors + TERMS + term, mask=has, other=0.0)
-        at = split[:, None] * (MODULES * TERMS * RANK) + MODULE * TERMS * RANK + q[None, :]
-        parts = tl.load(sums + at, mask=(split < SPLITS)[:, None] & has[None, :], other=0.0)
-        low = tl.sum(parts, axis=0) * factor
-        place = entry.to(tl.int64) * ELEMENTS + b_offset + (q % RANK) * OUTPUTS
-        mask = has[:, None, None] & ok[None, :, :]
-        b = tl.load(pool + place[:, None, None] + columns[None, :, :], mask=mask, other=0.0).to(tl.float32)
-        total += tl.sum(b * low[:, None, None], axis=0)
+    if SPLITS == 1 and TERMS * RANK <= MOST_ROWS:
+        # Row by row nothing has to be exchanged between threads.
+        for term in tl.static_range(TERMS):
+            entry = tl.load(slot + term)
+            factor = tl.load(factors + TERMS + term)
+            here = ok & (tl.zeros(columns.shape, tl.int32) + entry >= 0)
+            place = pool + entry.to(tl.int64) * ELEMENTS + b_offset
+            for rank in tl.static_range(RANK):
+                at = (MODULE * TERMS + term) * RANK + rank
+                low = tl.load(sums + at, mask=entry >= 0, other=0.0) * factor
+                b = tl.load(place + rank * OUTPUTS + columns, mask=here, other=0.0)
+                total += b.to(tl.float32) * low
+    else:
+        split = tl.arange(0, S)
+        for first in tl.static_range(0, Q, STEP):
+            q = first + tl.arange(0, STEP)
+            term = q // RANK
+            entry = tl.load(slot + term, mask=term < TERMS, other=-1)
+            has = entry >= 0
+            factor = tl.load(factors + TERMS + term, mask=has, other=0.0)
+            at = split[:, None] * (MODULES * TERMS * RANK) + MODULE * TERMS * RANK + q[None, :]
+            parts = tl.load(sums + at, mask=(split < SPLITS)[:, None] & has[None, :], other=0.0)
+            low = tl.sum(parts, axis=0) * factor
+            place = entry.to(tl.int64) * ELEMENTS + b_offset + (q % RANK) * OUTPUTS
+            mask = has[:, None, None] & ok[None, :, :]
+            b = tl.load(pool + place[:, None, None] + columns[None, :, :], mask=mask, other=0.0).to(tl.float32)
+            total += tl.sum(b * low[:, None, None], axis=0)
     return total
 
 

@@ -54,7 +54,7 @@ class ProcessorRunner:
         self._layout = layout
         self._dtype = blocks.embedding.dtype
         self._bits = np.uint16 if self._dtype == torch.bfloat16 else np.float32
-        self._pool = np.empty((max(1, entries), self._places.elements), self._bits)
+        self._pool = _room((max(1, entries), self._places.elements), self._dtype)
         self._pool_bits = self._pool.view(np.uint32 if self._bits is np.float32 else np.uint16)
         self._staged = np.empty(self._places.elements, np.uint16)
         self._slots = np.zeros((rows, most_terms), np.int64)
@@ -63,8 +63,8 @@ class ProcessorRunner:
         self._lengths = np.zeros(rows, np.int64)
         count = len(blocks.blocks)
         folded = (context + WIDTH - 1) // WIDTH
-        self._keys = np.empty((count, rows, blocks.keys, folded, blocks.width, WIDTH), self._bits)
-        self._values = np.empty((count, rows, blocks.keys, context, blocks.width), self._bits)
+        self._keys = _room((count, rows, blocks.keys, folded, blocks.width, WIDTH), self._dtype)
+        self._values = _room((count, rows, blocks.keys, context, blocks.width), self._dtype)
         cosine, sine = rotation(loaded.model, context, "cpu")
         self._cosine, self._sine = cosine.numpy(), sine.numpy()
         self._norms = [(_array(one.norm), _array(one.second_norm)) for one in blocks.blocks]
@@ -293,6 +293,14 @@ def passes(lengths: Sequence[int], most: int) -> Iterator[slice]:
             start, tokens = number, 0
         tokens += length
     yield slice(start, len(lengths))
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """Return an array of undefined content that takes no memory before it is written.
+
+    NumPy would ask the system for huge pages, of which a row's first token would touch one for every layer and head.
+    """
+    return _array(torch.empty(shape, dtype=dtype))
 
 
 def _tensor(array: Any, dtype: torch.dtype) -> Tensor:
