@@ -2,7 +2,8 @@
 
 Every moment from the start of the process belongs to exactly one part. Modules are timed as Python executes them: what
 a library imports is that library's. Functions are timed from outside, by putting a timed one in their place as soon as
-their module is there, so the program itself knows nothing of it.
+their module is there, so the program itself knows nothing of it. It is the main thread's time: what runs beside it
+counts where it is waited for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib._bootstrap_external as loaders
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -94,6 +96,8 @@ def _time(clock: Clock, module: ModuleType, name: str, part: str) -> None:
 def _timed(clock: Clock, function: Callable[..., Any], part: str) -> Callable[..., Any]:
     @wraps(function)
     def timed(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return function(*arguments, **options)
         clock.enter(part)
         try:
             return function(*arguments, **options)

@@ -31,7 +31,6 @@ from registry.generation.runners.cuda import CudaRunner
 from registry.store.layout import AdapterLayout
 
 PRODUCTS = ("qkv", "output", "gate_up", "down")
-ONE = ((4, 1024, 3, 4), (8, 1024, 3, 4))
 FEW = (
     (16, 256, 4, 1),
     (16, 256, 4, 2),
@@ -48,8 +47,6 @@ FEW = (
 """Rows, inputs at a time, stages and warps of a program."""
 VARIANTS: dict[str, Mapping[str, object]] = {
     "as it is": {},
-    "products of one token by another kernel": {"compiled.PRODUCTS": "one"},
-    "products by cuBLAS": {"compiled.PRODUCTS": "library"},
     "1 warp activates": {"compiled.ACTIVATE_WARPS": 1},
     "4 warps activate": {"compiled.ACTIVATE_WARPS": 4},
     "256 columns a part, 2 warps": {"COLUMNS": 256},
@@ -59,9 +56,7 @@ VARIANTS: dict[str, Mapping[str, object]] = {
     "128 columns of a block at once": {"compiled.AT_ONCE": 128},
     "a warp norms 128": {"compiled.WARP_WIDTH": 128},
     "a warp norms 512": {"compiled.WARP_WIDTH": 512},
-    "256 inputs of A at a time": {"ALONG": 256},
-    "1024 inputs of A at a time": {"ALONG": 1024},
-    "norms of short prompts multiply A": {"layers.FUSED_PROMPTS": True},
+    "512 inputs of A at a time": {"ALONG": 512},
     "short prompts in passes of 64": {"runner.PACKED_TOKENS": 64},
     "short prompts in passes of 256": {"runner.PACKED_TOKENS": 256},
 }
@@ -83,8 +78,6 @@ def products(loaded: LoadedModel) -> None:
 
         times = ", ".join(f"{rows}: {_us(weights, library, rows):.1f}" for rows in (1, 8, 16, 32, 128, 256, 448))
         say(f"{name} {tuple(weights[0].shape)}, {outputs * inputs * 2e-6:.1f} MB; us of cuBLAS by tokens: {times}")
-        line = [f"{_label(own)} {_us(weights, _of_one(own, x, out), 1):.1f}" for own in ONE]
-        say("    of one token: " + "; ".join(line))
         line = []
         for own in FEW:
             few = [_us(weights, _of_few(own, x, out), rows) for rows in (1, 8, 16)]
@@ -111,20 +104,6 @@ def _us(weights: list[Tensor], work: Callable[[Tensor, int], None], tokens: int)
             work(weight, tokens)
 
     return recorded_ms(all_of_them) / len(weights) * 1000
-
-
-def _of_one(own: tuple[int, int, int, int], x: Tensor, out: Tensor) -> Callable[[Tensor, int], None]:
-    from registry.generation.runners.cuda import kernels
-
-    rows, along, stages, warps = own
-
-    def work(weight: Tensor, tokens: int) -> None:
-        outputs, inputs = weight.shape
-        kernels.product[(-(-outputs // rows),)](
-            x, weight, x, out, outputs, inputs, rows, along, stages, False, num_warps=warps
-        )
-
-    return work
 
 
 def _of_few(own: tuple[int, int, int, int], x: Tensor, out: Tensor) -> Callable[[Tensor, int], None]:

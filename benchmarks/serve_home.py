@@ -22,9 +22,8 @@ CORPUS, ALIAS, OTHER = "notes", "live", "other"
 VERSIONS = (f"{CORPUS}@v1", f"{CORPUS}@v2")
 PAIRS = 3
 MODES = ("prag", "combined", "rag")
-TINY_WORDS, WORDS = 12, 40
-"""Words of a document. Three of 40 are about as many tokens as three English passages of 100 words: the words are
-invented. The tiny model has room for 512 tokens."""
+TINY_WORDS, WORDS = 12, 64
+"""Words of a document: 64 invented ones are about as many tokens as 100 English ones; the tiny model takes 512 only."""
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,10 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows that run, and adapters that were found on the device or put there."""
+    """Rows that run, requests that wait for one, and adapters that were found on the device or put there."""
 
     running: int = 0
+    waiting: int = 0
     adapter_hits: int = 0
     adapter_misses: int = 0
 
@@ -223,6 +224,7 @@ class Engine:
         places = list(self._lanes.values())
         self.counts = Counts(
             running=sum(each.batcher.running for each in places),
+            waiting=sum(each.batcher.waiting for each in places),
             adapter_hits=self._closed_hits + sum(each.batcher.entries.hits for each in places),
             adapter_misses=self._closed_misses + sum(each.batcher.entries.misses for each in places),
         )

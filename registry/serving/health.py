@@ -15,13 +15,12 @@ router = APIRouter()
 async def health(request: Request, response: Response) -> Health:
     """Say whether the server takes requests; no key is needed."""
     service = service_of(request)
-    counts = service.engine.counts
     if service.is_draining:
         response.status_code = 503
     return Health(
         status="draining" if service.is_draining else "ready",
-        running=counts.running,
-        waiting=max(service.answering.places.taken - counts.running, 0),
+        running=service.engine.counts.running,
+        waiting=service.waiting,
     )
 
 

@@ -53,6 +53,11 @@ class Service:
     is_draining: bool = field(default=False)
     active: int = field(default=0)
 
+    @property
+    def waiting(self) -> int:
+        """How many answers have no row yet, those among them that are still being prepared."""
+        return _waiting(self.engine, self.answering.places)
+
     async def look_up(self, work: Callable[[], Result]) -> Result:
         """Return what ``work`` finds in a thread.
 
@@ -141,6 +146,11 @@ def _batcher(lane: Lane, settings: ServeSettings) -> Batcher:
     return Batcher(lane.loaded, runner)
 
 
+def _waiting(engine: Engine, places: Places) -> int:
+    counts = engine.counts
+    return max(places.taken - counts.running, counts.waiting)
+
+
 def _pulled(
     engine: Engine,
     places: Places,
@@ -158,7 +168,7 @@ def _pulled(
     return (
         gauge("rows", "Answers that can be computed at once.", lambda: settings.rows),
         gauge("rows_running", "Answers that are being computed.", lambda: engine.counts.running),
-        gauge("queue_length", "Answers that wait for a row.", lambda: max(places.taken - engine.counts.running, 0)),
+        gauge("queue_length", "Answers that wait for a row.", lambda: _waiting(engine, places)),
         gauge("open_versions", "Versions that are open.", lambda: versions.count),
         gauge("adapter_cache_bytes", "Bytes of adapters in memory.", lambda: memory.size_bytes),
         counter("adapter_cache_hits", "Adapters that were in memory.", lambda: memory.hits),

@@ -51,11 +51,11 @@ def test_the_modes_answer_differently(expected: dict[Mode, Answer]) -> None:
 
 @pytest.mark.parametrize("usage", [False, True])
 def test_a_stream_is_the_answer_in_pieces(http: httpx2.Client, usage: bool) -> None:
-    whole = ask(http, QUESTION, max_tokens=24).json()
+    whole = ask(http, QUESTION, max_tokens=200).json()
     body = {
         "model": "default",
         "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": 24,
+        "max_tokens": 200,
         "stream": True,
         "stream_options": {"include_usage": usage},
     }

@@ -93,7 +93,7 @@ def test_a_second_signal_ends_it_at_once(served_home: Home) -> None:
         served.wait_for(lambda: client.get("/health").status_code == 503)
         started = time.monotonic()
         assert served.stop(signal.SIGTERM) == -signal.SIGTERM
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         list(lines)
 
 

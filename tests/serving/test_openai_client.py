@@ -22,6 +22,8 @@ from tests.serving.conftest import Guarded, Served
 QUESTION = "What does the bell of Varn have to do with?"
 OTHERS = [f"What is said of {title.lower()}?" for title, _ in TEXTS.values()]
 
+LONG = 200
+
 
 def messages(question: str = QUESTION) -> Any:
     return [{"role": "user", "content": question}]
@@ -63,9 +65,11 @@ def test_an_answer_explains_itself(client: OpenAI) -> None:
 
 
 def test_a_stream_says_the_same_in_pieces(client: OpenAI) -> None:
-    whole = client.chat.completions.create(model="default", messages=messages(), max_tokens=8)
+    # What a reader has not taken yet is joined, so a few tokens may come in one piece.
+    # Text that a reader has not taken yet is joined: a few tokens may come in one piece.
+    whole = client.chat.completions.create(model="default", messages=messages(), max_tokens=LONG)
     stream = client.chat.completions.create(
-        model="default", messages=messages(), max_tokens=8, stream=True, stream_options={"include_usage": True}
+        model="default", messages=messages(), max_tokens=LONG, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]

@@ -21,14 +21,13 @@ AT_ONCE = 64
 ACTIVATE_WARPS = 2
 WARP_WIDTH = 256
 """Elements of a token that a warp norms."""
-PRODUCTS = "few"
 
 
 def shape_of_few(outputs: int, inputs: int) -> tuple[int, int, int, int]:
     """Return rows, inputs at a time, stages and warps of a program of ``product_of_few``."""
     if outputs >= 8192:
         return 64, 128, 5, 4
-    return 16, 256, 6, 2
+    return (16, 256, 6, 2) if inputs >= 8192 else (16, 256, 4, 1)
 
 
 def _power(number: int) -> int:
@@ -38,9 +37,9 @@ def _power(number: int) -> int:
 class CompiledOperations:
     """See ``Operations``."""
 
-    def __init__(self, adapters: Adapters | None, like: Tensor, *, products: str) -> None:
+    def __init__(self, adapters: Adapters | None, like: Tensor, *, has_own_products: bool = True) -> None:
         """Take the adapters; without any no pass has some. ``like`` has the model's dtype and device."""
-        self._adapters, self._products = adapters, products
+        self._adapters, self._has_own_products = adapters, has_own_products
         # Kernels take pointers also where they read nothing.
         self._nothing = like.new_zeros(16)
         self._pool = adapters.pool if adapters is not None else self._nothing
@@ -51,15 +50,10 @@ class CompiledOperations:
         outputs, inputs = weight.shape
         shape = {"OUTPUTS": outputs, "INPUTS": inputs, "HAS_BIAS": bias is not None}
         places = (x, weight, self._nothing if bias is None else bias, out)
-        if self._products == "few" and len(x) <= FEW and x.dtype != torch.float32:
+        if self._has_own_products and len(x) <= FEW and x.dtype != torch.float32:
             rows, along, stages, warps = shape_of_few(outputs, inputs)
             kernels.product_of_few[(-(-outputs // rows),)](
                 *places, len(x), **shape, ROWS=rows, ALONG=along, STAGES=stages, FEW=FEW, num_warps=warps
-            )
-        elif self._products == "one" and len(x) == 1:
-            rows = 8 if outputs >= 8192 else 4
-            kernels.product[(-(-outputs // rows),)](
-                *places, **shape, ROWS=rows, ALONG=min(1024, _power(inputs)), STAGES=3, num_warps=4
             )
         elif bias is None:
             torch.mm(x, weight.t(), out=out)

@@ -15,6 +15,7 @@ import triton.language as tl
 MOST_ROWS = tl.constexpr(32)
 """Up to so many rows of B, of all terms of a token, are read one after the other."""
 
+
 @triton.jit
 def added_to(
     pool,
@@ -357,36 +358,6 @@ def gather(body, index, entry, count, SIZE: tl.constexpr):
     source = tl.load(index + at, mask=ok, other=-1)
     value = tl.load(body + source, mask=source >= 0, other=0.0)
     tl.store(entry + at, value.to(entry.dtype.element_ty), mask=ok)
-
-
-@triton.jit
-def product(
-    x,
-    weight,
-    bias,
-    out,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    ROWS: tl.constexpr,
-    ALONG: tl.constexpr,
-    STAGES: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-):
-    """Multiply one token with ROWS rows of a weight: as fast as they can be read, which a library's are not always."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    k = tl.arange(0, ALONG)
-    here = row < OUTPUTS
-    place = row.to(tl.int64)[:, None] * INPUTS + k[None, :]
-    total = tl.zeros((ROWS, ALONG), dtype=tl.float32)
-    for start in tl.range(0, INPUTS, ALONG, num_stages=STAGES):
-        ok = start + k < INPUTS
-        own = tl.load(x + start + k, mask=ok, other=0.0).to(tl.float32)
-        w = tl.load(weight + start + place, mask=here[:, None] & ok[None, :], other=0.0)
-        total += w.to(tl.float32) * own[None, :]
-    result = tl.sum(total, axis=1)
-    if HAS_BIAS:
-        result += tl.load(bias + row, mask=here, other=0.0).to(tl.float32)
-    tl.store(out + row, result.to(out.dtype.element_ty), mask=here)
 
 
 @triton.jit(do_not_specialize=["tokens"])

@@ -11,8 +11,8 @@ from registry.base_model.blocks import Block, Blocks
 from registry.generation.runners.cuda.operations import ALONG, COLUMNS, Attention, Operations, Pass
 from registry.generation.runners.cuda.pool import Adapters, BlockSites, Low, Site
 
-FUSED_PROMPTS = False
-"""Whether the norm computes A x of short prompts as well; otherwise tokens that share an A read it together."""
+FUSED_TOKENS = 128
+"""In passes of so many tokens the norm computes A x as well; in longer ones tokens that share an A read it together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Layers:
         """Go on from x + y + added; leave the result's parts in ``middle`` and ``down``, and return what is added."""
         operations, attention = self.operations, self._attentions[block.number]
         sites = self._sites[block.number]
-        epsilon, is_fused = self._model.epsilon, given.starts is None or (FUSED_PROMPTS and given.tokens <= 128)
+        epsilon, is_fused = self._model.epsilon, given.starts is None or given.tokens <= FUSED_TOKENS
         summed, middle, normed = buffers["summed"], buffers["middle"], buffers["normed"]
         qkv, attended, act = buffers["qkv"], buffers["attended"], buffers["act"]
 

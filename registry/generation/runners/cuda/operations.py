@@ -16,7 +16,7 @@ from registry.generation.runners.cuda.pool import Low
 
 COLUMNS = 128
 """Activations that one program computes; each leaves its part of A_down's product."""
-ALONG = 512
+ALONG = 256
 """Inputs that one program of ``low`` multiplies."""
 TOGETHER = 64
 """Most tokens of a block: as many as four warps multiply at once."""

@@ -57,7 +57,7 @@ class CudaRunner:
         """Take the model's weights, laid together in place, and allocate the rest on its device.
 
         ``operations`` are "compiled" or "plain"; "auto" is what suits the device. For benchmarks "library" is compiled
-        without products of our own, and "one" with another kernel for those of a single token.
+        without products of our own.
 
         Raises:
             BaseModelError: the model lacks a module of the layout, or it has another shape.
@@ -225,9 +225,9 @@ class CudaRunner:
 def _operations(name: str, adapters: Adapters | None, like: Tensor) -> Operations:
     if name == "plain" or (name == "auto" and like.device.type != "cuda"):
         return PlainOperations(adapters)
-    from registry.generation.runners.cuda.compiled import PRODUCTS, CompiledOperations
+    from registry.generation.runners.cuda.compiled import CompiledOperations
 
-    return CompiledOperations(adapters, like, products=name if name in ("library", "one") else PRODUCTS)
+    return CompiledOperations(adapters, like, has_own_products=name != "library")
 
 
 def _filled(tokens: int) -> int:
