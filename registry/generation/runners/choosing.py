@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from registry.base_model import LoadedModel
 from registry.base_model.blocks import is_supported
@@ -42,9 +43,13 @@ def make_runner(
     if layout is not None:
         entries = max(most_terms, cache_bytes // (layout.elements * (4 if loaded.dtype == "float32" else 2)))
     if loaded.device == "cpu":
-        from registry.generation.runners.processor.runner import ProcessorRunner
-        from registry.generation.runners.processor.weights import release
+        from registry.generation.runners.processor.weights import release, weights_of
 
+        with ThreadPoolExecutor(1) as beside:  # importing Numba takes as long as packing the weights
+            packing = beside.submit(weights_of, loaded.model)
+            from registry.generation.runners.processor.runner import ProcessorRunner
+
+            packing.result()
         runner = ProcessorRunner(
             loaded, layout, scale, rows=rows, context=context, entries=entries, most_terms=most_terms
         )
