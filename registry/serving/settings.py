@@ -26,7 +26,7 @@ class ServeSettings:
     context: int = 4096
     timeout_seconds: float = 300.0
     drain_seconds: float = 30.0
-    max_request_bytes: int = MIB
+    max_request_bytes: int = MIB // 4
     cache_bytes: int = 512 * MIB
     device: str = "auto"
     dtype: str = "auto"
