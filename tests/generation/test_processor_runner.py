@@ -12,7 +12,8 @@ from registry.base_model import LoadedModel, linear_shapes, load, locate
 from registry.errors import IntegrityError, UsageError
 from registry.generation.runners.choosing import make_runner
 from registry.generation.runners.processor.packed import PackedLinear, can_pack
-from registry.generation.runners.processor.runner import FUSED_TOKENS, TOGETHER, ProcessorRunner
+from registry.generation.runners.processor.runner import TOGETHER, ProcessorRunner
+from registry.generation.runners.processor.step import FUSED_TOKENS
 from registry.store.layout import AdapterDtype, AdapterLayout
 from tests.generation.sums import dense, logits_after
 
