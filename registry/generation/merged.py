@@ -12,36 +12,21 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from registry.errors import IntegrityError
 from registry.generation.requests import Bytes, Term
+from registry.generation.runners import Runner
 from registry.store.layout import AdapterLayout, TensorSpec
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What may raise anywhere, where there is a handler that does."""
 
 
-class Weights(Protocol):
-    """A runner whose weights can be changed. Several runners of one model share them."""
-
-    def weight(self, path: str) -> Tensor:
-        """Return the weight ``[out, in]`` of a module that adapters are for: the parameter itself or a copy.
-
-        Raises:
-            BaseModelError: adapters are not for such a module.
-        """
-
-    def set_weight(self, path: str, weight: Tensor) -> None:
-        """Put numbers of the same shape and dtype in the place of a module's weight, bit by bit."""
-
-
 @contextmanager
-def merged_into_weights(weights: Weights, layout: AdapterLayout, terms: Sequence[Term], scale: float) -> Iterator[None]:
+def merged_into_weights(runner: Runner, layout: AdapterLayout, terms: Sequence[Term], scale: float) -> Iterator[None]:
     """For the time of the block, have the exact sum of ``terms`` in the weights of all modules of ``layout``.
 
     ``scale`` is alpha / r. Rows of the block are injected without adapters, unless these are to be added. Keys and
@@ -58,22 +43,22 @@ def merged_into_weights(weights: Weights, layout: AdapterLayout, terms: Sequence
     try:
         with _undisturbed():
             for path, (a, b) in layout.modules.items():
-                weight = weights.weight(path)
+                weight = runner.weight(path)
                 before[path] = weight.to("cpu", copy=True)
-                weights.set_weight(path, _changed(weight, vectors, factors, a, b))
+                runner.set_weight(path, _changed(weight, vectors, factors, a, b))
         yield
     finally:
         try:
-            _put_back(weights, before)
+            _put_back(runner, before)
         finally:
-            _put_back(weights, before)  # where Ctrl-C came before the line above could keep it off
+            _put_back(runner, before)  # where Ctrl-C came before the line above could keep it off
 
 
-def _put_back(weights: Weights, before: dict[str, Tensor]) -> None:
+def _put_back(runner: Runner, before: dict[str, Tensor]) -> None:
     with _undisturbed():
         # Backwards: where two paths are one weight, the first copy is the one from before.
         for path in reversed([*before]):
-            weights.set_weight(path, before[path].to(weights.weight(path).device))
+            runner.set_weight(path, before[path].to(runner.weight(path).device))
             del before[path]
 
 
@@ -93,9 +78,7 @@ def _part(vector: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def _numbers(layout: AdapterLayout, body: Bytes) -> Tensor:
-    view = memoryview(body).cast("B")
-    if view.nbytes != layout.body_bytes:
-        raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {layout.body_bytes} fit")
+    view = layout.checked(body)
     vector = torch.empty(layout.elements, dtype=getattr(torch, layout.dtype))
     # Through numpy, because torch does not take the read-only memory of a mapped pack.
     np.copyto(vector.view(torch.uint8).numpy(), np.frombuffer(view, dtype=np.uint8))

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from registry.errors import IntegrityError
 from registry.store.headers import Bytes
 from registry.store.layout import AdapterLayout, TensorSpec
 
@@ -113,9 +112,7 @@ def as_numbers(layout: AdapterLayout, body: Bytes) -> Vector:
     Raises:
         IntegrityError: it is not of the layout's length.
     """
-    view = memoryview(body).cast("B")
-    if view.nbytes != layout.body_bytes:
-        raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {layout.body_bytes} fit")
+    view = layout.checked(body)
     if layout.dtype == "float32":
         return np.frombuffer(view, dtype="<f4")
     return (np.frombuffer(view, dtype="<u2").astype(np.uint32) << 16).view(np.float32)

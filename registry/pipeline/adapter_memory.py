@@ -57,12 +57,12 @@ class AdapterMemory:
         """Begin to ``get`` adapters beside what the caller does next."""
         wanted = list(digests)
         with self._lock:
-            if all(digest in self._held for digest in wanted):
-                wanted_now: Future[dict[str, memoryview]] = Future()
-                wanted_now.set_result({digest: self._held[digest] for digest in wanted})
-                self.hits += len(set(wanted))
-                return wanted_now
-        return self._readers.submit(self.get, wanted)
+            is_here = self._held.keys() >= set(wanted)
+        if not is_here:
+            return self._readers.submit(self.get, wanted)
+        found: Future[dict[str, memoryview]] = Future()
+        found.set_result(self.get(wanted))
+        return found
 
     def close(self) -> None:
         """Let everything go."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
 
 from registry.catalog.queries import log_query
 from registry.errors import NotFoundError, UsageError
 from registry.generation.batcher import Batcher
-from registry.generation.merged import Weights, merged_into_weights
+from registry.generation.merged import merged_into_weights
 from registry.generation.runners.choosing import make_runner
 from registry.generation.text import Stripped
+from registry.pipeline.base_models import token_limit
 from registry.pipeline.open_versions import Turns, several
-from registry.pipeline.query import LEAST_CONTEXT, Asker, Asking, Prepared, token_limit
+from registry.pipeline.query import LEAST_CONTEXT, Asker, Asking, Prepared
 from registry.records import Answer
 
 
@@ -122,7 +122,7 @@ def merged_corpus(asker: Asker, basis: Prepared, *, rows: int) -> Iterator[Merge
     )
     batcher = Batcher(asker.loaded, runner)
     try:
-        with merged_into_weights(cast(Weights, runner), asker.layout, basis.request.terms, asker.recipe.scale):
+        with merged_into_weights(runner, asker.layout, basis.request.terms, asker.recipe.scale):
             merged = MergedCorpus(asker, basis, batcher)
             try:
                 yield merged

@@ -28,7 +28,6 @@ from registry.recipe import Recipe
 from registry.records import BaseModel, Hit, Version
 from registry.store.headers import Bytes
 from registry.store.layout import AdapterLayout, read_layout
-from registry.upkeep.readers import reading
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.33 takes for ``--max-lora-rank``."""
@@ -106,9 +105,7 @@ def plan_of_retrieval(registry: Registry, retrieval: Retrieval) -> FolderPlan:
         UsageError: it has too many adapters for any rank.
     """
     version = registry.version(retrieval.reference)
-    with registry.catalog.read() as session:
-        recipe = get_recipe(session, version.recipe_digest)
-        base_model = get_base_model(session, recipe.base_model)
+    recipe, base_model = registry.recipe_of(version)
     adapters = tuple((one.adapter, one.factor) for one in retrieval.documents)
     rank = engine_rank((len(adapters) + bool(retrieval.common)) * recipe.rank)
     return FolderPlan(adapters, recipe, base_model, rank, version, retrieval.common)
@@ -155,8 +152,7 @@ def merged_adapter(registry: Registry, plan: FolderPlan) -> tuple[AdapterLayout,
     """
     if plan.version is None:
         return _merged(registry, plan)
-    with reading(registry.home, plan.version):
-        registry.version(plan.version.reference)  # only now: the next garbage collection sees the reader
+    with registry.leased(plan.version):
         return _merged(registry, plan)
 
 
@@ -183,8 +179,7 @@ def coefficients(registry: Registry, version: Version, hits: Sequence[Hit], merg
     scores = [hit.score for hit in hits]
     if not merge.needs_products or not hits:
         return merge.coefficients(scores)
-    with registry.catalog.read() as session:
-        recipe = get_recipe(session, version.recipe_digest)
+    recipe, _ = registry.recipe_of(version)
     layout, bodies = _bodies(registry, [hit.adapter_digest for hit in hits])
     common = [common_part(registry, version, recipe, layout)] if merge.needs_common else []
     return merge.coefficients(scores, inner_products(layout, [*bodies, *common], recipe.scale))

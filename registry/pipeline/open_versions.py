@@ -13,7 +13,6 @@ from weakref import WeakValueDictionary
 from registry.errors import UsageError
 from registry.pipeline.opened import Registry, Retriever
 from registry.records import Version
-from registry.upkeep.readers import reading
 
 if TYPE_CHECKING:
     from registry.pipeline.query import Asker
@@ -69,9 +68,7 @@ class OpenVersion:
         """
         self._held = ExitStack()
         self.close = weakref.finalize(self, self._held.close)
-        self._held.enter_context(reading(registry.home, version))
-        # Only now: what a garbage collection decided before is in the catalog, and the next one sees the reader.
-        self.version = registry.version(version.reference)
+        self.version = self._held.enter_context(registry.leased(version))
         self._registry = registry
         self._asker: Asker | None = None
 

@@ -12,15 +12,18 @@ from registry.catalog.adapters import find_locations, locate
 from registry.catalog.builds import corpus_language
 from registry.catalog.engine import Catalog, open_catalog
 from registry.catalog.members import changes, indexed_documents, members_by_document, withheld_documents
+from registry.catalog.recipes import get_base_model, get_recipe
 from registry.catalog.references import resolve, resolve_open
 from registry.catalog.remotes.remotes import locate_remote
 from registry.digests import short
 from registry.errors import IntegrityError, NotFoundError, StorageError
 from registry.index import VersionIndex
-from registry.records import AdapterLocation, Document, Hit, Match, Pack, Version
+from registry.recipe import Recipe
+from registry.records import AdapterLocation, BaseModel, Document, Hit, Match, Pack, Version
 from registry.retrieval import hits_of
 from registry.settings import Home
 from registry.store.packs import PackStore
+from registry.upkeep.readers import reading
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -52,6 +55,23 @@ class Registry:
         """
         with self.catalog.read() as session:
             return resolve_open(session, reference)
+
+    @contextmanager
+    def leased(self, version: Version) -> Iterator[Version]:
+        """Yield a version whose adapters stay for the time of the block, whatever builds and gc do meanwhile.
+
+        Raises:
+            NotFoundError: it was collected.
+        """
+        with reading(self.home, version):
+            # Only now: what a garbage collection decided before is in the catalog, and the next one sees the reader.
+            yield self.version(version.reference)
+
+    def recipe_of(self, version: Version) -> tuple[Recipe, BaseModel]:
+        """Return the recipe of a version and its base model."""
+        with self.catalog.read() as session:
+            recipe = get_recipe(session, version.recipe_digest)
+            return recipe, get_base_model(session, recipe.base_model)
 
     def documents(self, version: Version, digests: Sequence[str]) -> Mapping[str, tuple[Document, str]]:
         """Return documents of a version and their adapters' digests, by document digest."""

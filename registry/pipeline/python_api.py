@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from registry.catalog.documents import resolve_document
-from registry.catalog.recipes import get_base_model, get_recipe
 from registry.catalog.references import list_versions
 from registry.digests import short
 from registry.errors import NotFoundError, UsageError
 from registry.generation.text import Stripped
 from registry.merging.methods import DEFAULT_MERGE
 from registry.pipeline.adapter_memory import AdapterMemory
+from registry.pipeline.base_models import BaseModels
 from registry.pipeline.document_adapter import DocumentAdapter
 from registry.pipeline.open_versions import OpenVersion, Turns, close_all, several
 from registry.pipeline.opened import Registry, opened
@@ -29,7 +29,6 @@ from registry.records import Answer, Document, Hit, Match, Mode, Version
 from registry.settings import DEFAULT_CORPUS, Home, locate_home, open_home
 
 if TYPE_CHECKING:
-    from registry.base_model import LoadedModel
     from registry.pipeline.merged_asking import MergedCorpus
     from registry.pipeline.query import Asker
 
@@ -52,8 +51,7 @@ class OpenRegistry:
         stack = ExitStack()
         self._registry = stack.enter_context(opened(self.home))
         self._memory: AdapterMemory = stack.enter_context(closing(AdapterMemory(self._registry)))
-        self._device, self._dtype = device, dtype
-        self._models: dict[tuple[str, str], LoadedModel] = {}
+        self._models = BaseModels(self._registry, device=device, dtype=dtype, progress=Silent())
         self._kept: OrderedDict[str, OpenVersion] = OrderedDict()
         self._lock = Lock()
         self._turns = Turns()
@@ -116,22 +114,8 @@ class OpenRegistry:
 
         with self._turns.one():
             registry = self._open_registry()
-            yield version.asker(
-                lambda: Asker(registry, version.version, self._model(registry, version.version), self._memory)
-            )
-
-    def _model(self, registry: Registry, version: Version) -> LoadedModel:
-        """Return the base model of a version, which is loaded the first time."""
-        from registry.pipeline.query import load_base
-
-        with registry.catalog.read() as session:
-            recipe = get_recipe(session, version.recipe_digest)
-            base_model = get_base_model(session, recipe.base_model)
-        dtype = recipe.dtype if self._dtype == "auto" and self._device != "mps" else self._dtype
-        key = base_model.fingerprint, dtype
-        if key not in self._models:
-            self._models[key] = load_base(registry, base_model, device=self._device, dtype=dtype, progress=Silent())
-        return self._models[key]
+            recipe, _ = registry.recipe_of(version.version)
+            yield version.asker(lambda: Asker(registry, version.version, self._models.get(recipe), self._memory))
 
 
 class OpenCorpus:
@@ -231,9 +215,7 @@ class OpenCorpus:
         """
         registry = self._owner._open_registry()
         _, whole, adapter = self._member(document)
-        with registry.catalog.read() as session:
-            recipe = get_recipe(session, self.version.recipe_digest)
-            base_model = get_base_model(session, recipe.base_model)
+        recipe, base_model = registry.recipe_of(self.version)
         return DocumentAdapter(adapter, whole, recipe, base_model, bytes(registry.adapters([adapter])[adapter]))
 
     @contextmanager

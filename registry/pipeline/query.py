@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 
-from registry.base_model import LoadedModel, encode_messages, encode_prompt, encode_text, linear_shapes, load
+from registry.base_model import LoadedModel, encode_messages, encode_prompt, encode_text, linear_shapes
 from registry.base_model.chat import Message
 from registry.catalog.chunks import chunked
 from registry.catalog.members import documents_by_record
 from registry.catalog.queries import log_query
-from registry.catalog.recipes import get_base_model, get_recipe
 from registry.digests import short
 from registry.errors import NotFoundError, UsageError
 from registry.generation.batcher import Batcher
@@ -25,16 +24,14 @@ from registry.layout import question_prompt, titled
 from registry.merging.methods import DEFAULT_MERGE, Coefficients, Merge, parse_merge
 from registry.merging.products import inner_products
 from registry.pipeline.adapter_memory import DEFAULT_CACHE_BYTES, AdapterMemory
-from registry.pipeline.base_models import files_of
+from registry.pipeline.base_models import BaseModels, token_limit
 from registry.pipeline.common_part import common_part
 from registry.pipeline.opened import Registry, Retriever, opened
 from registry.pipeline.search import check_question
 from registry.progress import Progress, Silent
-from registry.recipe import Recipe
-from registry.records import MODES, Answer, BaseModel, Hit, Match, Mode, Version
+from registry.records import MODES, Answer, Hit, Match, Mode, Version
 from registry.settings import Home
 from registry.store.layout import AdapterLayout
-from registry.upkeep.readers import reading
 
 DEFAULT_HITS = 3
 DEFAULT_NEW_TOKENS = 32
@@ -90,12 +87,10 @@ class Asker:
     """
 
     def __init__(self, registry: Registry, version: Version, loaded: LoadedModel, memory: AdapterMemory) -> None:
-        """Take the base model of the version's recipe; see ``open_asker`` and ``load_base``."""
+        """Take the base model of the version's recipe; see ``open_asker``."""
         self.version, self.loaded = version, loaded
         self._registry, self._memory = registry, memory
-        with registry.catalog.read() as session:
-            self.recipe: Recipe = get_recipe(session, version.recipe_digest)
-            self.base_model = get_base_model(session, self.recipe.base_model)
+        self.recipe, self.base_model = registry.recipe_of(version)
         self._retriever = Retriever(registry, version)
         shapes = linear_shapes(loaded.model, self.recipe.targets, self.recipe.first_layer)
         self.layout = AdapterLayout.of(shapes, self.recipe.rank, self.recipe.adapter_dtype)
@@ -353,22 +348,6 @@ class _Clock:
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (time.perf_counter() - started) * 1000
 
 
-def token_limit(loaded: LoadedModel) -> int | None:
-    """Return how many tokens a prompt and its answer may have together; None where the model sets no limit."""
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit)
-
-
-def load_base(registry: Registry, base_model: BaseModel, *, device: str, dtype: str, progress: Progress) -> LoadedModel:
-    """Load the base model of a recipe; ``dtype`` is the recipe's, or what is asked for ("auto" measures).
-
-    Raises:
-        BaseModelError: it is not to be had, or is another one now.
-    """
-    files = files_of(registry, base_model, progress)
-    return load(files, device=device, dtype=dtype)
-
-
 @contextmanager
 def open_asker(
     home: Home, reference: str, *, device: str = "auto", dtype: str = "auto", progress: Progress | None = None
@@ -381,23 +360,12 @@ def open_asker(
         NotFoundError: there is no such version, or its adapters were collected.
         BaseModelError: its base model is not to be had, or is another one now.
     """
-    with opened(home) as registry:
-        version = registry.version(reference)
-        with reading(home, version):
-            # Only now: what a garbage collection decided before is in the catalog, and the next one sees the reader.
-            version = registry.version(version.reference)
-            with registry.catalog.read() as session:
-                recipe = get_recipe(session, version.recipe_digest)
-                base_model = get_base_model(session, recipe.base_model)
-            chosen = recipe.dtype if dtype == "auto" and device != "mps" else dtype
-            loaded = load_base(registry, base_model, device=device, dtype=chosen, progress=progress or Silent())
-            memory = AdapterMemory(registry)
-            asker = Asker(registry, version, loaded, memory)
-            try:
+    with opened(home) as registry, registry.leased(registry.version(reference)) as version:
+        models = BaseModels(registry, device=device, dtype=dtype, progress=progress or Silent())
+        with closing(AdapterMemory(registry)) as memory:
+            recipe, _ = registry.recipe_of(version)
+            with closing(Asker(registry, version, models.get(recipe), memory)) as asker:
                 yield asker
-            finally:
-                asker.close()
-                memory.close()
 
 
 def _passages(hits: Sequence[Hit], asking: Asking) -> list[str]:

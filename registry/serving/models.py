@@ -13,18 +13,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from registry.base_model import LoadedModel
-from registry.catalog.recipes import get_base_model, get_recipe
+from registry.catalog.recipes import get_recipe
 from registry.catalog.served import OfferedCorpus, offered_corpora
 from registry.errors import NotFoundError, UsageError
 from registry.pipeline.adapter_memory import AdapterMemory
+from registry.pipeline.base_models import BaseModels
 from registry.pipeline.opened import Registry
-from registry.pipeline.query import Asker, load_base
+from registry.pipeline.query import Asker
 from registry.progress import Progress
 from registry.recipe import Recipe
-from registry.records import BaseModel, Version
+from registry.records import Version
 from registry.serving.engine import Lane
 from registry.serving.settings import ServeSettings
-from registry.upkeep.readers import reading
 
 MOST_OPEN = 16
 """So many versions stay open that nobody asks at the moment."""
@@ -60,9 +60,8 @@ class Bases:
             NotFoundError: a corpus that is named is not there, or there is none at all.
             UsageError: the corpora have several base models, and none is named.
         """
-        self._registry, self._settings, self._progress = registry, settings, progress
-        self._loaded: dict[tuple[str, str], LoadedModel] = {}
-        self._lock = threading.Lock()
+        self._registry = registry
+        self._models = BaseModels(registry, device=settings.device, dtype=settings.dtype, progress=progress)
         self.fingerprints = self._choose(settings.corpora)
 
     def serves(self, fingerprint: str) -> bool:
@@ -88,16 +87,7 @@ class Bases:
             BaseModelError: it is not to be had, or is another one now.
         """
         self.require(recipe.base_model)
-        chosen, device = self._settings.dtype, self._settings.device
-        dtype = recipe.dtype if chosen == "auto" and device != "mps" else chosen
-        with self._lock:
-            if (recipe.base_model, dtype) not in self._loaded:
-                with self._registry.catalog.read() as session:
-                    base_model: BaseModel = get_base_model(session, recipe.base_model)
-                self._loaded[recipe.base_model, dtype] = load_base(
-                    self._registry, base_model, device=device, dtype=dtype, progress=self._progress
-                )
-            return self._loaded[recipe.base_model, dtype]
+        return self._models.get(recipe)
 
     def _choose(self, corpora: Sequence[str]) -> frozenset[str]:
         with self._registry.catalog.read() as session:
@@ -215,11 +205,8 @@ class Versions:
 
     def _opened(self, version: Version) -> OpenVersion:
         with ExitStack() as stack:
-            stack.enter_context(reading(self.registry.home, version))
-            # Only now: what a garbage collection decided before is in the catalog, and the next one sees the reader.
-            version = self.registry.version(version.reference)
-            with self.registry.catalog.read() as session:
-                recipe = get_recipe(session, version.recipe_digest)
+            version = stack.enter_context(self.registry.leased(version))
+            recipe, _ = self.registry.recipe_of(version)
             loaded = self.bases.get(recipe)
             asker = Asker(self.registry, version, loaded, self._memory)
             return OpenVersion(asker, Lane(loaded, asker.layout, recipe.scale), stack.pop_all())

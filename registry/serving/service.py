@@ -14,8 +14,8 @@ from starlette.requests import Request
 from registry.generation.batcher import Batcher
 from registry.generation.runners.choosing import make_runner
 from registry.pipeline.adapter_memory import AdapterMemory
+from registry.pipeline.base_models import token_limit
 from registry.pipeline.opened import opened
-from registry.pipeline.query import token_limit
 from registry.pipeline.search import MAX_HITS
 from registry.progress import Progress
 from registry.serving.access import Access, Caller

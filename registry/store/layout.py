@@ -131,6 +131,17 @@ class AdapterLayout:
             raise IntegrityError(f"an adapter has {view.nbytes} bytes; its recipe's have {self.size_bytes}")
         return view[len(self.header) :]
 
+    def checked(self, body: Bytes) -> memoryview:
+        """Return a body as bytes, without copying.
+
+        Raises:
+            IntegrityError: it is not of this layout's length.
+        """
+        view = memoryview(body).cast("B")
+        if view.nbytes != self.body_bytes:
+            raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {self.body_bytes} fit")
+        return view
+
 
 @lru_cache(maxsize=64)
 def _layout(shapes: tuple[tuple[str, tuple[int, int]], ...], rank: int, dtype: AdapterDtype) -> AdapterLayout:

@@ -17,7 +17,7 @@ def dense(model: Any, layout: AdapterLayout, terms: Sequence[tuple[bytes, float]
     """A copy of the model with scale * (the sum of factor * B A) in its weights."""
     merged = copy.deepcopy(model)
     for body, factor in terms:
-        vector = torch.frombuffer(bytearray(body), dtype=getattr(torch, layout.dtype)).float()
+        vector = torch.frombuffer(bytearray(body), dtype=getattr(torch, layout.dtype)).float().to(model.device)
         for module, (a, b) in layout.modules.items():
             own_a = vector[a.offset_elements : a.offset_elements + a.elements].view(a.shape)
             own_b = vector[b.offset_elements : b.offset_elements + b.elements].view(b.shape)

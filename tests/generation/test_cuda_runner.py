@@ -6,7 +6,7 @@ The kernels run on CUDA, or by Triton's interpreter with TRITON_INTERPRET=1 wher
 import copy
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from registry.base_model import LoadedModel, linear_shapes, load, locate
 from registry.errors import IntegrityError, UsageError
 from registry.generation.runners.cuda import CudaRunner
 from registry.store.layout import AdapterLayout
+from tests.generation.sums import dense, logits_after
 
 MakeBody = Callable[[AdapterLayout, int], bytes]
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -36,25 +37,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(params=["plain", KERNELS])
 def operations(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def dense(model: Any, layout: AdapterLayout, terms: Sequence[tuple[bytes, float]]) -> Any:
-    """A copy of the model with the sum of the adapters in its weights."""
-    merged = copy.deepcopy(model)
-    for body, factor in terms:
-        vector = torch.frombuffer(bytearray(body), dtype=getattr(torch, layout.dtype)).float()
-        for module, (a, b) in layout.modules.items():
-            own_a = vector[a.offset_elements : a.offset_elements + a.elements].view(a.shape)
-            own_b = vector[b.offset_elements : b.offset_elements + b.elements].view(b.shape)
-            weight = merged.get_submodule(module).weight
-            weight.data += (factor * SCALE * (own_b @ own_a)).to(weight)
-    return merged
-
-
-@torch.no_grad()
-def expected(model: Any, ids: Sequence[int]) -> Tensor:
-    result: Tensor = model(input_ids=torch.tensor([list(ids)], device=model.device)).logits[0, -1]
-    return result
 
 
 def family(family_path: Callable[[str], Path], tmp_path: Path, name: str, dtype: str = "float32") -> LoadedModel:
@@ -85,7 +67,7 @@ def test_rows_with_different_sums_are_those_of_merged_models(
     layout = AdapterLayout.of(linear_shapes(loaded.model, targets, 1), 3, "float32")
     bodies = [make_body(layout, seed) for seed in range(4)]
     sums = [[(0, 1.0), (2, -0.5)], [], [(1, 0.3), (2, 0.3), (3, 2.0)]]
-    models = [dense(loaded.model, layout, [(bodies[entry], factor) for entry, factor in own]) for own in sums]
+    models = [dense(loaded.model, layout, [(bodies[entry], factor) for entry, factor in own], SCALE) for own in sums]
     runner = runner_of(loaded, layout, operations)
     for entry, body in enumerate(bodies):
         runner.put(entry + 1, body)
@@ -96,12 +78,12 @@ def test_rows_with_different_sums_are_those_of_merged_models(
     logits = runner.prefill(rows, texts)
     for _ in range(3):
         for found, model, text in zip(logits, models, texts, strict=True):
-            close(found, expected(model, text))
+            close(found, logits_after(model, text))
         tokens = logits.argmax(dim=-1).tolist()
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
         logits = runner.decode(rows, tokens)
-    assert (expected(models[0], texts[0]) - expected(loaded.model, texts[0])).abs().max() > 0.01
+    assert (logits_after(models[0], texts[0]) - logits_after(loaded.model, texts[0])).abs().max() > 0.01
 
 
 def test_a_row_without_adapters_is_the_bare_model(
@@ -137,7 +119,7 @@ def test_long_rows_and_many_prompts_take_several_chunks_and_passes(
     loaded = family(family_path, tmp_path, "qwen3")
     layout = AdapterLayout.of(linear_shapes(loaded.model, MLP), 2, "bfloat16")
     body = make_body(layout, 0)
-    merged = dense(loaded.model, layout, [(body, 1.0)])
+    merged = dense(loaded.model, layout, [(body, 1.0)], SCALE)
     runner = runner_of(loaded, layout, operations, rows=20, context=300)
     runner.put(0, body)
     prompts = [[(17 * place + row) % 400 for place in range(299 if row in (1, 18) else 60)] for row in range(20)]
@@ -145,10 +127,10 @@ def test_long_rows_and_many_prompts_take_several_chunks_and_passes(
         runner.inject(row, [0] if row % 2 else [], [1.0] if row % 2 else [])
     logits = runner.prefill(range(20), prompts)
     for row in (0, 1, 16, 18, 19):
-        close(logits[row], expected(merged if row % 2 else loaded.model, prompts[row]))
+        close(logits[row], logits_after(merged if row % 2 else loaded.model, prompts[row]))
     logits = runner.decode([18, 1, 3], [9, 10, 11])
     for found, row, token in zip(logits, (18, 1, 3), (9, 10, 11), strict=True):
-        close(found, expected(merged if row % 2 else loaded.model, [*prompts[row], token]))
+        close(found, logits_after(merged if row % 2 else loaded.model, [*prompts[row], token]))
 
 
 class FilledUp:
@@ -167,7 +149,7 @@ def test_what_fills_a_pass_up_changes_nothing(
     loaded = moved(tiny_model)
     layout = AdapterLayout.of(linear_shapes(loaded.model, ALL), 2, "float32")
     body = make_body(layout, 0)
-    merged = dense(loaded.model, layout, [(body, 1.0)])
+    merged = dense(loaded.model, layout, [(body, 1.0)], SCALE)
     runner = runner_of(loaded, layout, operations, rows=5)
     monkeypatch.setattr(runner, "_graphs", FilledUp())
     runner.put(0, body)
@@ -177,12 +159,12 @@ def test_what_fills_a_pass_up_changes_nothing(
     for _ in range(2):
         logits = runner.prefill(rows, PROMPTS)
         for found, model, prompt in zip(logits, models, PROMPTS, strict=True):
-            close(found, expected(model, prompt))
+            close(found, logits_after(model, prompt))
         logits = runner.decode(rows, [7, 8, 9])
         for found, model, prompt, token in zip(logits, models, PROMPTS, (7, 8, 9), strict=True):
-            close(found, expected(model, [*prompt, token]))
-        close(runner.prefill([1], PROMPTS[1:2])[0], expected(merged, PROMPTS[1]))
-        close(runner.decode([1], [11])[0], expected(merged, [*PROMPTS[1], 11]))
+            close(found, logits_after(model, [*prompt, token]))
+        close(runner.prefill([1], PROMPTS[1:2])[0], logits_after(merged, PROMPTS[1]))
+        close(runner.decode([1], [11])[0], logits_after(merged, [*PROMPTS[1], 11]))
 
 
 def test_bfloat16_is_near_transformers(
@@ -197,7 +179,7 @@ def test_bfloat16_is_near_transformers(
     runner = runner_of(loaded, layout, operations)
     runner.put(5, body)
     runner.inject(0, [5], [0.5])
-    wanted = expected(dense(exact.model, layout, [(body, 0.5)]), PROMPTS[1])
+    wanted = logits_after(dense(exact.model, layout, [(body, 0.5)], SCALE), PROMPTS[1])
     found = runner.prefill([0], PROMPTS[1:2])[0].to(wanted.device)
     assert found.dtype == torch.float32
     assert (found - wanted).norm() / wanted.norm() < 0.03

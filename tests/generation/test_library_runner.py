@@ -18,7 +18,7 @@ from registry.generation.runners.library import LibraryRunner
 from registry.merging.export import export_adapter
 from registry.recipe import Recipe
 from registry.store.layout import AdapterLayout
-from tests.generation.dense import dense
+from tests.generation.sums import dense
 
 MakeBody = Callable[[AdapterLayout, int], bytes]
 MakeRunner = Callable[..., LibraryRunner]
@@ -142,7 +142,10 @@ def check_conversations(loaded: LoadedModel, layout: AdapterLayout, runner: Libr
     talks = Conversations(runner, prompts, slots * 2, seed=5)
     talks.run()
     assert len(talks.ended) == 8
-    models = {slot: dense(loaded.model, layout, [bodies[e] for e in slot[0]], slot[1], SCALE) for slot in slots}
+    models = {
+        slot: dense(loaded.model, layout, [(bodies[e], factor) for e, factor in zip(*slot, strict=True)], SCALE)
+        for slot in slots
+    }
     for prompt, slot, tokens in talks.ended:
         assert tokens == greedy(models[slot], prompt, len(tokens))
     assert len({token for _, _, tokens in talks.ended for token in tokens}) > 5
@@ -193,7 +196,7 @@ def test_a_row_computes_the_weighted_sum(
 ) -> None:
     layout = AdapterLayout.of(linear_shapes(tiny_model.model, ("gate_proj", "down_proj")), rank, dtype)
     bodies = [make_body(layout, seed) for seed in range(len(factors))]
-    expected = all_logits(dense(tiny_model.model, layout, bodies, factors, SCALE), IDS)[:, -1]
+    expected = all_logits(dense(tiny_model.model, layout, list(zip(bodies, factors, strict=True)), SCALE), IDS)[:, -1]
     bare = all_logits(tiny_model.model, IDS)[:, -1]
     runner = make_runner(tiny_model, layout)
     for entry, body in enumerate(bodies):
@@ -357,8 +360,8 @@ def test_in_bfloat16_it_is_as_exact_as_merged_bfloat16_weights(
     half = load(locate(str(tiny_model_path), models_path=tmp_path), device="cpu", dtype="bfloat16")
     bodies, factors = [make_body(layout, seed) for seed in range(3)], (1.0, 0.7, -0.4)
     ids = [[*range(20, 20 + length - 6), *prompt] for prompt in IDS]
-    exact = all_logits(dense(tiny_model.model, layout, bodies, factors, SCALE), ids)[:, -1]
-    merged = all_logits(dense(half.model, layout, bodies, factors, SCALE), ids)[:, -1].float()
+    exact = all_logits(dense(tiny_model.model, layout, list(zip(bodies, factors, strict=True)), SCALE), ids)[:, -1]
+    merged = all_logits(dense(half.model, layout, list(zip(bodies, factors, strict=True)), SCALE), ids)[:, -1].float()
     runner = make_runner(half, layout)
     for entry, body in enumerate(bodies):
         runner.put(entry, body)

@@ -18,7 +18,7 @@ from registry.generation.requests import Term
 from registry.generation.runners.library import LibraryRunner
 from registry.generation.runners.processor.runner import ProcessorRunner
 from registry.store.layout import AdapterLayout
-from tests.generation.dense import dense
+from tests.generation.sums import dense
 
 MakeBody = Callable[[AdapterLayout, int], bytes]
 AnyRunner = LibraryRunner | ProcessorRunner
@@ -79,8 +79,8 @@ def test_it_computes_what_the_sum_in_the_weights_computes(
     runner: AnyRunner, loaded: LoadedModel, layout: AdapterLayout, terms: list[Term]
 ) -> None:
     bodies = [bytes(term.body) for term in terms]
-    model = dense(loaded.model, layout, bodies, FACTORS, SCALE)
-    exact = dense(copy.deepcopy(loaded.model).float(), layout, bodies, FACTORS, SCALE)
+    model = dense(loaded.model, layout, list(zip(bodies, FACTORS, strict=True)), SCALE)
+    exact = dense(copy.deepcopy(loaded.model).float(), layout, list(zip(bodies, FACTORS, strict=True)), SCALE)
     before, bare = weights_of(runner, layout), answers(runner)
     with merged_into_weights(runner, layout, terms, SCALE):
         merged = answers(runner)

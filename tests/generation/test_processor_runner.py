@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from registry.base_model import LoadedModel, linear_shapes, load, locate
-from registry.errors import IntegrityError, UsageError
+from registry.errors import BaseModelError, IntegrityError, UsageError
 from registry.generation.runners.choosing import make_runner
 from registry.generation.runners.processor.packed import PackedLinear, can_pack
 from registry.generation.runners.processor.runner import TOGETHER, ProcessorRunner
@@ -170,6 +170,21 @@ def test_what_does_not_fit_is_refused(tiny_model: LoadedModel, make_body: MakeBo
         runner.inject(0, [0, 1, 2, 3], [1.0] * 4)
     with pytest.raises(IntegrityError, match="where 0 fit"):
         runner_of(tiny_model, None).put(0, b"1234")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"model.layers.7.mlp.up_proj": (64, 32)}, "no module model.layers.7.mlp.up_proj"),
+        ({"model.layers.0.mlp.up_proj": (64, 31)}, "model.layers.0.mlp.up_proj"),
+    ],
+)
+def test_adapters_of_another_model_are_refused(
+    tiny_model: LoadedModel, shapes: dict[str, tuple[int, int]], message: str
+) -> None:
+    layout = AdapterLayout.of(shapes, 2, "float32")
+    with pytest.raises(BaseModelError, match=message):
+        make_runner(tiny_model, layout, SCALE, rows=1, context=64, cache_bytes=10**6, most_terms=2)
 
 
 def test_a_model_of_known_blocks_is_computed_by_hand_and_others_by_their_library(

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 import registry
+from registry.base_model import load as load_model
 from registry.catalog.listing import list_queries
 from registry.errors import NotFoundError, UsageError
 from registry.generation.batcher import Batcher
-from registry.pipeline import python_api, query
+from registry.pipeline import base_models, python_api
 from registry.pipeline.opened import opened
 from registry.pipeline.python_api import OpenCorpus, OpenRegistry
-from registry.pipeline.query import Asking, load_base, open_asker
+from registry.pipeline.query import Asking, open_asker
 from registry.records import MODES, Mode
 from registry.settings import Home
 from tests.pipeline.handbook import QUESTIONS
@@ -133,10 +134,10 @@ class TestAsking:
         loaded = []
 
         def load(*arguments: Any, **options: Any) -> Any:
-            loaded.append(load_base(*arguments, **options))
+            loaded.append(load_model(*arguments, **options))
             return loaded[-1]
 
-        monkeypatch.setattr(query, "load_base", load)
+        monkeypatch.setattr(base_models, "load", load)
         for corpus in ("handbook", "tea", "handbook@production"):
             assert home.corpus(corpus).ask("Where is tea served?", log=False).answer == "the observatory"
         assert len(loaded) == 1

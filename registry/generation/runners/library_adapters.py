@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from registry.errors import BaseModelError, IntegrityError, UsageError
+from registry.errors import BaseModelError, UsageError
 from registry.generation.requests import Bytes
 from registry.store.layout import AdapterLayout
 
@@ -184,9 +184,7 @@ class Adapters:
         """
         if not 0 <= entry < self.entries:
             raise UsageError(f"there is no adapter entry {entry}, only 0 to {self.entries - 1}")
-        view = memoryview(body).cast("B")
-        if view.nbytes != self._layout.body_bytes:
-            raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {self._layout.body_bytes} fit")
+        view = self._layout.checked(body)
         # Through numpy, because torch does not take the read-only memory of a mapped pack.
         np.copyto(self._body.view(torch.uint8).numpy(), np.frombuffer(view, dtype=np.uint8))
         self._flat.copy_(self._body)

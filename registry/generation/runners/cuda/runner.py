@@ -12,7 +12,7 @@ from torch import Tensor
 
 from registry.base_model import LoadedModel
 from registry.base_model.blocks import blocks_of, rotation
-from registry.errors import IntegrityError, UsageError
+from registry.errors import UsageError
 from registry.generation.requests import Bytes
 from registry.generation.runners.cuda.graphs import Graphs
 from registry.generation.runners.cuda.inputs import Inputs, Slots, Staging, chunks_of
@@ -20,6 +20,7 @@ from registry.generation.runners.cuda.layers import Layers, Room
 from registry.generation.runners.cuda.operations import CHUNK, Operations, Pass
 from registry.generation.runners.cuda.plain import PlainOperations
 from registry.generation.runners.cuda.pool import Adapters, Arrangement, BlockSites
+from registry.generation.runners.passes import passes
 from registry.store.layout import AdapterLayout
 
 MOST_PROMPTS = 16
@@ -123,9 +124,7 @@ class CudaRunner:
         """
         if self._adapters is None or self._layout is None or not 0 <= entry < self.entries:
             raise UsageError(f"there is no adapter entry {entry}, only {self.entries} of them")
-        view = memoryview(body).cast("B")
-        if view.nbytes != self._layout.body_bytes:
-            raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {self._layout.body_bytes} fit")
+        view = self._layout.checked(body)
         with self._on_device():
             host = self._bodies.host()
             source, step = _tensor(view, host.dtype), COPIED_BYTES // host.element_size()
@@ -159,12 +158,13 @@ class CudaRunner:
             raise UsageError(f"a prompt has 1 to {self._context} tokens, not {lengths}")
         done = 0
         with self._on_device():
-            for start, end in _passes(lengths):
-                self._prefill(rows[start:end], prompts[start:end])
-                if end - start == len(rows):
-                    return self._layers.logits[: len(rows)]
-                self._logits[done : done + end - start].copy_(self._layers.logits[: end - start])
-                done += end - start
+            for part in passes(lengths, PACKED_TOKENS, MOST_PROMPTS):
+                count = part.stop - part.start
+                self._prefill(rows[part], prompts[part])
+                if count == len(rows):
+                    return self._layers.logits[:count]
+                self._logits[done : done + count].copy_(self._layers.logits[:count])
+                done += count
         return self._logits[:done]
 
     @torch.inference_mode()
@@ -241,15 +241,3 @@ def _tensor(view: memoryview, dtype: torch.dtype) -> Tensor:
     array = np.frombuffer(view, dtype=np.uint8)
     own = np.ctypeslib.as_array((ctypes.c_uint8 * len(array)).from_address(array.ctypes.data))
     return torch.from_numpy(own).view(dtype)
-
-
-def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield from where to where prompts go through together."""
-    start, total = 0, 0
-    for index, length in enumerate(lengths):
-        if index > start and (total + length > PACKED_TOKENS or index - start == MOST_PROMPTS):
-            yield start, index
-            start, total = index, 0
-        total += length
-    if lengths:
-        yield start, len(lengths)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.base_model.blocks import Block, Blocks, Linear
+from registry.errors import BaseModelError
 from registry.store.layout import AdapterLayout, TensorSpec
 
 
@@ -63,19 +64,28 @@ class Places:
 
     @classmethod
     def of(cls, blocks: Blocks, layout: AdapterLayout | None) -> Places:
-        """Lay out the adapters of ``layout``, whose modules are all in ``blocks``; None has none."""
+        """Lay out the adapters of ``layout``; None has none.
+
+        Raises:
+            BaseModelError: the model lacks a module of the layout, or it has another shape.
+        """
         if layout is None:
             return cls(tuple(AdaptedBlock() for _ in blocks.blocks), np.zeros((0, 5), np.int64), 0, 0)
         writer = _Writer(layout.modules, layout.rank)
         adapted = tuple(writer.block(block) for block in blocks.blocks)
+        writer.require_all()
         return cls(adapted, np.array(writer.tensors, np.int64).reshape(-1, 5), writer.at, writer.most_rows)
 
 
 class _Writer:
     def __init__(self, modules: Mapping[str, tuple[TensorSpec, TensorSpec]], rank: int) -> None:
-        self._modules, self._rank = modules, rank
+        self._modules, self._rank = dict(modules), rank
         self.at = self.most_rows = 0
         self.tensors: list[tuple[int, int, int, int, int]] = []
+
+    def require_all(self) -> None:
+        if self._modules:
+            raise BaseModelError(f"the base model has no module {min(self._modules)}, which the adapters are for")
 
     def block(self, block: Block) -> AdaptedBlock:
         return AdaptedBlock(*(self._linear(one) for one in (block.qkv, block.output, block.gate_up, block.down)))
@@ -83,7 +93,7 @@ class _Writer:
     def _linear(self, linear: Linear) -> Adapted | None:
         columns = np.cumsum((0, *linear.outs)).tolist()
         own = [
-            (*self._modules[path], column, out)
+            (*self._specs(path, out, linear.weight.shape[1]), column, out)
             for path, column, out in zip(linear.paths, columns, linear.outs, strict=False)
             if path in self._modules
         ]
@@ -98,6 +108,12 @@ class _Writer:
             self._add(b, is_turned=True)
         self.most_rows = max(self.most_rows, len(own) * self._rank)
         return Adapted(start, len(own) * self._rank, tuple(products))
+
+    def _specs(self, path: str, out: int, inputs: int) -> tuple[TensorSpec, TensorSpec]:
+        a, b = self._modules.pop(path)
+        if (b.shape[0], a.shape[1]) != (out, inputs):
+            raise BaseModelError(f"module {path} of the base model has the shape {[out, inputs]}, not the adapters'")
+        return a, b
 
     def _add(self, tensor: TensorSpec, *, is_turned: bool) -> None:
         self.tensors.append((tensor.offset_elements, self.at, *tensor.shape, is_turned))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from registry.base_model import LoadedModel
 from registry.base_model.blocks import rotation
 from registry.errors import BaseModelError, IntegrityError, UsageError
 from registry.generation.requests import Bytes
+from registry.generation.runners.passes import passes
 from registry.generation.runners.processor import loops
 from registry.generation.runners.processor.arrays import as_array, room
 from registry.generation.runners.processor.packed import PackedLinear, filled_up
@@ -76,10 +77,9 @@ class ProcessorRunner:
 
     def put(self, entry: int, body: Bytes) -> None:
         """See ``Runner``."""
-        view = memoryview(body).cast("B")
-        if self._layout is None or view.nbytes != self._layout.body_bytes:
-            wanted = 0 if self._layout is None else self._layout.body_bytes
-            raise IntegrityError(f"an adapter of {view.nbytes} bytes was given where {wanted} fit")
+        if self._layout is None:
+            raise IntegrityError(f"an adapter of {memoryview(body).nbytes} bytes was given where 0 fit")
+        view = self._layout.checked(body)
         body_bits: Any = np.frombuffer(view, np.uint16 if self._layout.dtype == "bfloat16" else np.uint32)
         if body_bits.dtype != self._pool_bits.dtype:
             if body_bits.dtype == np.uint32:
@@ -122,9 +122,8 @@ class ProcessorRunner:
     @torch.inference_mode()
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """See ``Runner``; prompts go through the model one behind the other, without padding."""
-        hidden = [
-            self._prefill(rows[part], prompts[part]) for part in passes([len(prompt) for prompt in prompts], TOGETHER)
-        ]
+        lengths = [len(prompt) for prompt in prompts]
+        hidden = [self._prefill(rows[part], prompts[part]) for part in passes(lengths, TOGETHER, self.rows)]
         return self._logits(np.concatenate(hidden))
 
     def _prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
@@ -163,14 +162,3 @@ class ProcessorRunner:
         normed = torch.zeros(filled_up(rows), hidden.shape[1], dtype=self._dtype)
         rms_norm(hidden, self._last_norm, F(self._blocks.epsilon), as_array(normed)[:rows], inverse)
         return self._weights.head(normed)[:rows].float()
-
-
-def passes(lengths: Sequence[int], most: int) -> Iterator[slice]:
-    """Yield which prompts share a pass: as many in their order as have ``most`` tokens together, or one alone."""
-    start = tokens = 0
-    for number, length in enumerate(lengths):
-        if number > start and tokens + length > most:
-            yield slice(start, number)
-            start, tokens = number, 0
-        tokens += length
-    yield slice(start, len(lengths))
